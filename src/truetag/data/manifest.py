@@ -1,0 +1,238 @@
+"""The manifest: one example a row, in JSON Lines or Parquet, read through Hugging Face `datasets` (memory-mapped).
+
+A row names one photo or clip and what people said of it. In JSON Lines the first line may be a header object (it has
+none of a row's fields); in Parquet the header is schema metadata under the key `truetag`. Paths are relative to the header's `media_root`,
+itself relative to the manifest's folder, or to that folder where there is no `media_root`.
+"""
+
+import difflib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from truetag.errors import InputError
+
+TEXT_FIELDS = ("id", "image", "video", "features", "split", "group")
+LIST_FIELDS = ("frames", "captions", "tags", "unknown_tags", "true_captions", "true_tags")
+FIELDS = (*TEXT_FIELDS, *LIST_FIELDS)
+MEDIA_FIELDS = ("image", "frames", "video", "features")
+ROWS_PER_WRITE = 1000
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A manifest that has been read and checked: `rows` is memory-mapped, an absent field is None."""
+
+    path: Path
+    rows: datasets.Dataset
+    header: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def media_root(self) -> Path:
+        """The folder to which the paths of the rows are relative."""
+        return media_root(self.path, self.header)
+
+    def media_paths(self, row: Row) -> list[Path]:
+        """The files of one bag, in order: one for an image or a clip, several for frames."""
+        return [self.media_root / name for name in row["frames"] or [row["image"] or row["video"]]]
+
+    def in_split(self, split: str | None) -> datasets.Dataset:
+        """The rows of one split (all rows for None), in file order.
+
+        Raises:
+            InputError: no row belongs to `split`.
+        """
+        if split is None:
+            return self.rows
+        splits = self.rows["split"][:]
+        chosen = [i for i, name in enumerate(splits) if name == split]
+        if not chosen:
+            have = ", ".join(sorted({name or "(none)" for name in splits}))
+            raise InputError(f"{self.path}: no row has split {split!r}; its splits are: {have}")
+        return self.rows.select(chosen)
+
+
+def media_root(path: Path, header: dict[str, Any]) -> Path:
+    """The folder that the header of the manifest at `path` names, or the manifest's own."""
+    return path.parent / header.get("media_root", ".")
+
+
+def read_manifest(path: Path | str) -> Manifest:
+    """Read and check a whole manifest.
+
+    Raises:
+        InputError: the file is missing or empty, or a row breaks a rule; the message names the file and the line.
+    """
+    path = Path(path)
+    header = read_header(path)
+    datasets.disable_progress_bars()
+    # the digest makes a changed file a new cache entry
+    arguments = {"path": str(path.resolve()), "digest": _digest(path)}
+    try:
+        rows = datasets.Dataset.from_generator(_checked_rows, features=_FEATURES, gen_kwargs=arguments)
+    except datasets.exceptions.DatasetGenerationError as error:
+        if isinstance(error.__cause__, InputError):
+            raise error.__cause__ from None
+        raise
+    except ValueError as error:  # `datasets` says so when the generator yields nothing
+        raise InputError(f"{path}: holds no rows") from error
+    assert isinstance(rows, datasets.Dataset)
+    return Manifest(path, rows, header)
+
+
+def read_header(path: Path | str) -> dict[str, Any]:
+    """The manifest's header; empty where it has none."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such manifest file")
+    if path.suffix == ".parquet":
+        metadata = pq.read_schema(path).metadata or {}
+        return json.loads(metadata.get(b"truetag", b"{}"))
+    with path.open(encoding="utf-8-sig") as file:
+        first = _parse_line(path, 1, file.readline())
+    return first if first is not None and _is_header(first) else {}
+
+
+def iterate_rows(path: Path | str) -> Iterator[Row]:
+    """Stream checked rows, every field present and None where the file has none.
+
+    Raises:
+        InputError: a row breaks a rule; the message names the file and the line.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such manifest file")
+    seen: dict[str, int] = {}
+    for line, row in _numbered_rows(path):
+        _check(path, line, row)
+        if row["id"] in seen:
+            raise InputError(f"{path}, line {line}: id {row['id']!r} was already used on line {seen[row['id']]}")
+        seen[row["id"]] = line
+        yield {name: row.get(name) for name in FIELDS}
+
+
+def write_manifest(path: Path | str, rows: Iterable[Row], header: dict[str, Any] | None = None) -> int:
+    """Write rows (JSON Lines, or Parquet for `.parquet`) whole or not at all; fields that are None are left out.
+
+    Returns:
+        How many rows were written.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        write = _write_parquet if path.suffix == ".parquet" else _write_lines
+        count = write(Path(temporary), rows, header or {})
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+    return count
+
+
+_FEATURES = datasets.Features(
+    {name: datasets.Value("string") for name in TEXT_FIELDS}
+    | {name: datasets.List(datasets.Value("string")) for name in LIST_FIELDS}
+)
+
+
+def _checked_rows(path: str, digest: str) -> Iterator[Row]:
+    yield from iterate_rows(path)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()
+
+
+def _numbered_rows(path: Path) -> Iterator[tuple[int, Row]]:
+    if path.suffix == ".parquet":
+        line = 0
+        for batch in pq.ParquetFile(path).iter_batches(ROWS_PER_WRITE):
+            for row in batch.to_pylist():
+                line += 1
+                yield line, row
+        return
+    with path.open(encoding="utf-8-sig", newline="\n") as file:
+        for line, text in enumerate(file, start=1):
+            row = _parse_line(path, line, text)
+            if row is not None and not (line == 1 and _is_header(row)):
+                yield line, row
+
+
+def _is_header(first: Row) -> bool:
+    return not any(name in FIELDS for name in first)
+
+
+def _parse_line(path: Path, line: int, text: str) -> Row | None:
+    if not text.strip():
+        return None
+    try:
+        row = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"{path}, line {line}: not a JSON object ({error}); got {text.strip()[:60]!r}") from None
+    if not isinstance(row, dict):
+        raise InputError(f"{path}, line {line}: expected a JSON object, got {text.strip()[:60]!r}")
+    return row
+
+
+def _check(path: Path, line: int, row: Row) -> None:
+    place = f"{path}, line {line}"
+    for name, value in row.items():
+        if value is None:
+            continue
+        if name not in FIELDS:
+            close = difflib.get_close_matches(name, FIELDS, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"fields are: {', '.join(FIELDS)}"
+            raise InputError(f"{place}: unknown field {name!r}; {hint}")
+        if name in TEXT_FIELDS and not isinstance(value, str):
+            raise InputError(f"{place}: {name} must be text, got {value!r:.60}")
+        if name in LIST_FIELDS and not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
+            raise InputError(f"{place}: {name} must be a list of texts, got {value!r:.60}")
+    if not row.get("id"):
+        raise InputError(f"{place}: id is missing or empty")
+    media = [name for name in MEDIA_FIELDS if row.get(name)]
+    if len(media) != 1:
+        got = " and ".join(media) or "none of them"
+        raise InputError(f"{place}: expected exactly one of {', '.join(MEDIA_FIELDS)}, got {got}")
+
+
+def _write_lines(path: Path, rows: Iterable[Row], header: dict[str, Any]) -> int:
+    count = 0
+    with path.open("w", encoding="utf-8") as file:
+        if header:
+            file.write(json.dumps(header, ensure_ascii=False) + "\n")
+        for row in rows:
+            present = {name: value for name, value in row.items() if value is not None}
+            file.write(json.dumps(present, ensure_ascii=False) + "\n")
+            count += 1
+        file.flush()
+        os.fsync(file.fileno())
+    return count
+
+
+def _write_parquet(path: Path, rows: Iterable[Row], header: dict[str, Any]) -> int:
+    schema = _FEATURES.arrow_schema.with_metadata({"truetag": json.dumps(header)})
+    count = 0
+    with pq.ParquetWriter(path, schema) as writer:
+        batch: list[Row] = []
+        for row in rows:
+            batch.append({name: row.get(name) for name in FIELDS})
+            count += 1
+            if len(batch) == ROWS_PER_WRITE:
+                writer.write_table(pa.Table.from_pylist(batch, schema))
+                batch = []
+        writer.write_table(pa.Table.from_pylist(batch, schema))
+    return count

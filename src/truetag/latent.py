@@ -1,0 +1,99 @@
+"""The law: hidden truth, what is observed of it, and what an observation says about the truth, all in log space.
+
+Every probability is a logit. With o the true logit and log_q[..., i, j] = log p(z=i | y=j), whose columns (over i) sum to
+one, dividing both sides of Eq. 5 by p(y=0) gives
+
+    observed logit  =  log(q11 e^o + q10)  -  log(q01 e^o + q00)
+    posterior logit =  o + log q_z1 - log q_z0
+
+so Eq. 5 is two `logaddexp`, Bayes is one addition, and nothing is ever clamped.
+Unknown labels are NaN or -1; they contribute to no loss, no gradient and no posterior.
+"""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+Reduction = Literal["mean", "sum", "none", "sum_labels"]
+
+
+def observe(true_logits: Float[Tensor, "*B K"], log_q: Float[Tensor, "*Q K 2 2"]) -> Float[Tensor, "*B K"]:
+    """Logit of p(z=1|I) = sum_j q_1j p(y=j|I) [Eq. 5].
+
+    `log_q` is [K, 2, 2] (feature-independent) or [B, K, 2, 2] (feature-dependent).
+
+    >>> never_wrong = torch.eye(2).log().expand(1, 2, 2)
+    >>> observe(torch.tensor([[0.7]]), never_wrong)
+    tensor([[0.7000]])
+    """
+    log_odds_present = torch.logaddexp(log_q[..., 1, 1] + true_logits, log_q[..., 1, 0])
+    log_odds_absent = torch.logaddexp(log_q[..., 0, 1] + true_logits, log_q[..., 0, 0])
+    return log_odds_present - log_odds_absent
+
+
+def posterior_logits(
+    true_logits: Float[Tensor, "*B K"],
+    log_q: Float[Tensor, "*Q K 2 2"],
+    observed_labels: Shaped[Tensor, "*B K"],
+) -> Float[Tensor, "*B K"]:
+    """Logit of rho = p(y=1 | z, I) [Appendix Eq. 2]; where the label is unknown, the true logit itself.
+
+    >>> half_missing = torch.tensor([[[1.0, 0.5], [0.0, 0.5]]]).log()  # q01 = 1/2, q10 = 0
+    >>> posterior_logits(torch.zeros(1, 1), half_missing, torch.zeros(1, 1)).sigmoid()  # not said, so 1/2 -> 1/3
+    tensor([[0.3333]])
+    """
+    evidence_present = log_q[..., 1, 1] - log_q[..., 1, 0]
+    evidence_absent = log_q[..., 0, 1] - log_q[..., 0, 0]
+    evidence = torch.where(observed_labels == 1, evidence_present, evidence_absent)
+    return true_logits + torch.where(known(observed_labels), evidence, 0)
+
+
+def negative_log_likelihood(
+    logits: Float[Tensor, "*B K"], labels: Shaped[Tensor, "*B K"], reduction: Reduction = "mean"
+) -> Float[Tensor, "*R"]:
+    """Cross entropy in nats of labels under logits [Eq. 1 for true, Eq. 2 and Appendix Eq. 7 for observed logits].
+
+    Labels are 1, 0, anything between (soft), or unknown. "mean" is over known labels (0 if there are none), "sum" over
+    all, "none" leaves one value a label (0 if unknown), and "sum_labels" is the paper's: the sum over labels, averaged
+    over the batch.
+
+    >>> negative_log_likelihood(torch.tensor([[0.0, 3.0]]), torch.tensor([[1.0, float("nan")]]))
+    tensor(0.6931)
+    """
+    is_known = known(labels)
+    # filled before the cross entropy, not after: NaN * 0 would leak into the gradient
+    logits = torch.where(is_known, logits, 0)
+    labels = torch.where(is_known, labels, 0).to(logits.dtype)
+    # two terms and not `(1 - z) o - logsigmoid(o)`: the logit of an empty bag is -inf, and inf - inf is NaN
+    losses = -torch.where(labels > 0, labels * logsigmoid(logits), 0)
+    losses = losses - torch.where(labels < 1, (1 - labels) * logsigmoid(-logits), 0)
+    return reduce(torch.where(is_known, losses, 0), is_known, reduction)
+
+
+def reduce(
+    losses: Float[Tensor, "*B K"], is_known: Bool[Tensor, "*B K"], reduction: Reduction
+) -> Float[Tensor, "*R"]:
+    """Reduce losses that are 0 at unknown labels; see `negative_log_likelihood`.
+
+    Raises:
+        ValueError: `reduction` is not one of the four.
+    """
+    match reduction:
+        case "none":
+            return losses
+        case "sum":
+            return losses.sum()
+        case "mean":
+            return losses.sum() / is_known.sum().clamp(min=1)
+        case "sum_labels":
+            return losses.sum() / max(losses[..., 0].numel(), 1)
+        case _:
+            raise ValueError(f"reduction must be 'mean', 'sum', 'none' or 'sum_labels', got {reduction!r}")
+
+
+def known(labels: Shaped[Tensor, "*S"]) -> Bool[Tensor, "*S"]:
+    """Where a label says something: it is neither NaN nor negative."""
+    return labels >= 0

@@ -1,0 +1,66 @@
+"""From the logits of instances (regions, frames) to the logit of their bag [Sec. 2.4].
+
+Noisy-OR in log space: with s = sum_r log(1 + e^{o_r}) = -log prod_r (1 - p_r), the bag's logit is log(e^s - 1), and its
+derivative in o_r is p_r / P. Both stay exact where 1 - prod(1 - p) would round to 0 or to 1.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+# below this largest logit, p_r = e^{o_r} and s = P to double precision, while s itself may underflow in single
+_RARE = -50.0
+
+
+def noisy_or(
+    logits: Float[Tensor, "*S"], dim: int, mask: Bool[Tensor, "*M"] | None = None
+) -> Float[Tensor, "*R"]:
+    """Logit of P = 1 - prod_r (1 - p_r) over `dim` [Sec. 2.4].
+
+    `mask` broadcasts to `logits`; False instances are padding and contribute nothing. An empty bag is -inf, and its
+    gradient is zero.
+
+    >>> noisy_or(torch.zeros(2), dim=0).sigmoid()  # 1 - 1/2 * 1/2
+    tensor(0.7500)
+    """
+    if mask is not None:
+        # not `logits * mask`: padding may hold NaN
+        logits = torch.where(mask, logits, -torch.inf)
+    return _NoisyOr.apply(logits, dim)
+
+
+def mean(
+    logits: Float[Tensor, "*S"], dim: int, mask: Bool[Tensor, "*M"] | None = None
+) -> Float[Tensor, "*R"]:
+    """Mean logit over `dim`, for a linear head the logit of the mean feature; NaN for an empty bag.
+
+    >>> mean(torch.tensor([1.0, 3.0, 9.0]), dim=0, mask=torch.tensor([True, True, False]))
+    tensor(2.)
+    """
+    if mask is None:
+        return logits.mean(dim)
+    mask = mask.expand_as(logits)
+    return torch.where(mask, logits, 0).sum(dim) / mask.sum(dim)
+
+
+class _NoisyOr(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, dim: int) -> Tensor:
+        s = -logsigmoid(-logits).sum(dim)
+        often = s + torch.log(-torch.expm1(-s))
+        rare = torch.logsumexp(logits, dim)
+        bag_logits = torch.where(logits.amax(dim) < _RARE, rare, often)
+        ctx.save_for_backward(logits, bag_logits)
+        ctx.dim = dim
+        return bag_logits
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        logits, bag_logits = ctx.saved_tensors
+        bag_logits = bag_logits.unsqueeze(ctx.dim)
+        # p_r / P; in an empty bag the difference would be inf - inf
+        share = torch.where(bag_logits == -torch.inf, 0, (logsigmoid(logits) - logsigmoid(bag_logits)).exp())
+        return gradients[0].unsqueeze(ctx.dim) * share, None

@@ -1,0 +1,187 @@
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from truetag.data.manifest import Row, read_manifest, write_manifest
+from truetag.data.vocabulary import (
+    CONTEXTS_PER_WORD,
+    PARTS_OF_SPEECH,
+    SPACY_MODEL,
+    Vocabulary,
+    build_vocabulary,
+    closed_class,
+    make_vocabulary,
+    normalise,
+    read_vocabulary,
+    tag_with_spacy,
+    tokenise,
+    write_vocabulary,
+)
+from truetag.errors import InputError
+
+PAPER_WORDS = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "visual_concepts" / "vocab_words.txt"
+ROWS: list[Row] = [
+    {"id": "1", "image": "1", "split": "train", "captions": ["A dog and a cat.", "The Dog runs"]},
+    {"id": "2", "image": "2", "split": "train", "captions": ["a cat"], "tags": ["not counted"]},
+    {"id": "3", "image": "3", "split": "train", "tags": [" Teddy  BEAR", "dog", ""]},
+    {"id": "4", "image": "4", "split": "test", "captions": ["zebra zebra zebra zebra"]},
+]
+words = st.text(st.characters(codec="utf-8", exclude_characters="\ufeff"), max_size=12).map(normalise).filter(bool)
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    write_manifest(tmp_path / "m.jsonl", ROWS)
+    return tmp_path / "m.jsonl"
+
+
+def test_counts_are_summed_and_ties_are_alphabetical() -> None:
+    vocabulary = build_vocabulary(ROWS[:3], 5)
+    assert vocabulary.words == ("a", "dog", "cat", "and", "runs")
+    assert vocabulary.counts == (3, 3, 2, 1, 1)
+    assert vocabulary.parts_of_speech == ("DT", "-", "-", "Others", "-")
+    assert build_vocabulary(ROWS[:3], 99).words[-2:] == ("teddy bear", "the")
+    assert build_vocabulary([], 5) == Vocabulary((), (), ())
+    with pytest.raises(InputError, match="size: expected at least 1 word, got 0"):
+        build_vocabulary(ROWS, 0)
+
+
+def test_the_tagger_sees_few_captions_one_a_row() -> None:
+    seen: dict[str, Sequence[str]] = {}
+
+    def tag_words(contexts: Mapping[str, Sequence[str]]) -> dict[str, str]:
+        seen.update(contexts)
+        return {"dog": "NN"}
+
+    rows: list[Row] = [{"captions": [f"a dog {i}", f"the dog {i}"]} for i in range(20)]
+    vocabulary = build_vocabulary([*rows, {"tags": ["fire"] * 30}], 4, tag_words)
+    assert seen["fire"] == ["a photo of fire"]
+    assert vocabulary.parts_of_speech[vocabulary.index["dog"]] == "NN"
+    assert seen["dog"] == [f"the dog {i}" for i in range(CONTEXTS_PER_WORD)]
+
+
+@pytest.mark.parametrize(
+    ("word", "part"), [("a", "DT"), ("near", "IN"), ("her", "PRP"), ("12", "Others"), ("dog", None)]
+)
+def test_closed_classes(word: str, part: str | None) -> None:
+    assert closed_class(word) == part
+
+
+@pytest.mark.skipif(not PAPER_WORDS.is_file(), reason="the paper's vocabulary is not here")
+def test_closed_classes_agree_with_the_vocabulary_of_the_paper() -> None:
+    paper = read_vocabulary(PAPER_WORDS)
+    assert len(paper) == 1000
+    counts = {part: paper.parts_of_speech.count(part) for part in PARTS_OF_SPEECH}
+    assert counts == {"NN": 616, "VB": 176, "JJ": 119, "IN": 38, "Others": 30, "PRP": 11, "DT": 10}
+    for word, part in zip(paper.words, paper.parts_of_speech, strict=True):
+        assert closed_class(word) in (part, None), word
+        assert part in ("VB", "NN", "JJ") or closed_class(word) == part, word
+
+
+def test_spacy_tags_open_words_in_context() -> None:
+    pytest.importorskip("spacy")
+    pytest.importorskip(SPACY_MODEL)
+    captions = ["a brown dog is running on the wet beach", "two dogs are running through a field"]
+    contexts = {"dog": captions[:1], "running": captions, "brown": captions[:1], "is": captions[:1]}
+    parts = tag_with_spacy(contexts | {"toy train": ["a photo of toy train"], "..": ["a photo of .."]})
+    assert parts == {"dog": "NN", "running": "VB", "brown": "JJ", "toy train": "NN"}
+
+
+def test_without_spacy_auto_says_how_to_get_it(manifest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, SPACY_MODEL, None)
+    out = manifest.parent / "v.tsv"
+    with pytest.warns(UserWarning, match=r'pip install "truetag\[pos\]"'):
+        vocabulary = make_vocabulary(manifest, out, 2)
+    assert vocabulary.parts_of_speech == ("DT", "-")
+    with pytest.raises(InputError, match=r'pip install "truetag\[pos\]"'):
+        make_vocabulary(manifest, out, 2, part_of_speech="spacy")
+
+
+def test_make_vocabulary_takes_the_train_split_or_the_one_asked_for(manifest: Path) -> None:
+    out = manifest.parent / "deep" / "v.tsv"
+    assert "zebra" not in make_vocabulary(manifest, out, 100, part_of_speech="none").words
+    assert read_vocabulary(out).words[:3] == ("a", "dog", "cat")
+    assert make_vocabulary(manifest, out, 100, "test", "none").words == ("zebra",)
+    write_manifest(manifest, [row | {"split": None} for row in ROWS])
+    assert make_vocabulary(manifest, out, 1, part_of_speech="none").words == ("zebra",)
+    with pytest.raises(InputError, match="no row has split 'dev'"):
+        make_vocabulary(manifest, out, 1, "dev", "none")
+    write_manifest(manifest, [{"id": "1", "image": "1"}])
+    with pytest.raises(InputError, match="neither captions nor tags"):
+        make_vocabulary(manifest, out, 1, part_of_speech="none")
+
+
+def test_parts_of_speech_from_an_existing_list(manifest: Path) -> None:
+    known = manifest.parent / "known.txt"
+    known.write_text("dog, VB, 10\ncat, other, 3\n")
+    vocabulary = make_vocabulary(manifest, manifest.parent / "v.tsv", 4, part_of_speech=known)
+    assert dict(zip(vocabulary.words, vocabulary.parts_of_speech, strict=True)) == {
+        "a": "DT", "dog": "VB", "cat": "Others", "and": "Others",
+    }  # fmt: skip
+
+
+def test_a_dataset_counts_as_the_list_of_its_rows(manifest: Path) -> None:
+    assert build_vocabulary(read_manifest(manifest).rows, 9) == build_vocabulary(ROWS, 9)
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_a_vocabulary_survives_its_file(tmp_path: Path, data: st.DataObject) -> None:
+    chosen = data.draw(st.lists(words, min_size=1, max_size=8, unique=True))
+    size = len(chosen)
+    parts = data.draw(st.lists(st.sampled_from((*PARTS_OF_SPEECH, "-")), min_size=size, max_size=size))
+    counts = data.draw(st.lists(st.integers(0, 10**9), min_size=size, max_size=size))
+    vocabulary = Vocabulary(tuple(chosen), tuple(parts), tuple(counts))
+    write_vocabulary(tmp_path / "v.tsv", vocabulary)
+    assert read_vocabulary(tmp_path / "v.tsv") == vocabulary
+    assert [vocabulary.index[word] for word in vocabulary.words] == list(range(len(vocabulary)))
+    assert [path.name for path in tmp_path.iterdir()] == ["v.tsv"]
+
+
+@given(st.text(max_size=30))
+def test_tokens_are_stable(text: str) -> None:
+    tokens = tokenise(text)
+    assert tokenise(" ".join(tokens)) == tokens
+    assert normalise(normalise(text)) == normalise(text)
+
+
+def test_word_lists_of_others(tmp_path: Path) -> None:
+    path = tmp_path / "v.txt"
+    path.write_bytes(b"\xef\xbb\xbfa, DT, 683655\r\nand, other, 98692\r\n\r\n")
+    assert read_vocabulary(path) == Vocabulary(("a", "and"), ("DT", "Others"), (683655, 98692))
+    path.write_text("Dog\n\nteddy  bear\n")
+    assert read_vocabulary(path) == Vocabulary(("dog", "teddy bear"), ("-", "-"), (0, 0))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "holds no words"),
+        ("\n \n", "holds no words"),
+        ("dog\ncat\nDOG\n", "line 3: 'dog' is already in the list"),
+        ("dog\tNN\t3\n\ncat\tNN\n", "line 3: expected word"),
+        ("dog\tNN\tmany\n", "line 1: expected word"),
+        ("dog\tNN\t-1\n", "line 1: expected word"),
+        ("dog\tNOUN\t3\n", "part of speech 'NOUN'; expected one of VB"),
+        ("\tNN\t3\n", "line 1: the word is empty"),
+        ("dog\ncat, NN, 3\n", "line 2: expected word"),
+    ],
+)
+def test_a_malformed_vocabulary_names_its_line(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "v.tsv").write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_vocabulary(tmp_path / "v.tsv")
+
+
+def test_vocabulary_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such vocabulary file"):
+        read_vocabulary(tmp_path / "v.tsv")
+    (tmp_path / "v.tsv").write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match="not UTF-8"):
+        read_vocabulary(tmp_path / "v.tsv")
+    with pytest.raises(InputError, match="as many distinct words"):
+        Vocabulary(("dog", "dog"), ("NN", "NN"), (1, 1))

@@ -1,0 +1,102 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from sklearn.metrics import f1_score, precision_score, recall_score
+
+from truetag.errors import InputError
+from truetag.evaluation.decisions import calibration_error, decision_scores
+
+NAN = math.nan
+
+
+class TestDecisionScores:
+    @settings(max_examples=50, deadline=None)
+    @given(st.integers(1, 12), st.integers(2, 4), st.data())
+    def test_equals_scikit_learn(self, num_examples, num_labels, data):
+        shape = (num_examples, num_labels)
+        probabilities = data.draw(hnp.arrays(np.float64, shape, elements=st.sampled_from((0.1, 0.3, 0.5, 0.8))))
+        labels = data.draw(hnp.arrays(np.int64, shape, elements=st.integers(0, 1)))
+        labels[0, 0] = 1  # where nothing is positive we say NaN and scikit-learn 0
+        predicted = (probabilities >= 0.5).astype(int)
+        result = decision_scores(probabilities, labels)
+        for name, score in (("op", precision_score), ("or", recall_score), ("of1", f1_score)):
+            assert result[name] == pytest.approx(score(labels, predicted, average="micro", zero_division=0))
+        with_positives = np.flatnonzero(labels.any(0))
+        for name, score in (("cp", precision_score), ("cr", recall_score)):
+            each = [score(labels[:, k], predicted[:, k], zero_division=0) for k in with_positives]
+            assert result[name] == pytest.approx(np.mean(each))
+
+    def test_by_hand(self):
+        # label 0: predicted 2, right 1, positives 2 -> 1/2, 1/2; label 1: never predicted, 1 positive -> 0, 0;
+        # label 2: no positive, one false alarm: in op alone; all: 1 of 3 right, 1 of 3 found
+        probabilities = torch.tensor([[0.9, 0.1, 0.9], [0.8, 0.2, 0.1], [0.1, 0.3, 0.2]])
+        labels = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
+        result = decision_scores(probabilities, labels)
+        expected = {"op": 1 / 3, "or": 1 / 3, "of1": 1 / 3, "cp": 1 / 4, "cr": 1 / 4, "cf1": 1 / 4, "threshold": 0.5}
+        assert result == pytest.approx(expected)
+
+    def test_unknown_is_ignored(self):
+        known = decision_scores([[0.9], [0.2], [0.7]], [[1], [1], [0]])
+        unknown = decision_scores([[0.9], [0.2], [0.7], [0.9], [0.1]], [[1], [1], [0], [NAN], [-1]])
+        assert unknown == known
+
+    def test_threshold_counts_as_yes(self):
+        assert decision_scores([[0.3], [0.2]], [[1], [0]], threshold=0.3)["of1"] == 1.0
+        assert decision_scores(torch.tensor([[0.3]]), [[1]], threshold=0.3)["of1"] == 1.0
+
+    def test_nothing_predicted_is_zero_and_nothing_positive_is_nan(self):
+        assert decision_scores([[0.1]], [[1]]) == dict.fromkeys(("op", "or", "of1", "cp", "cr", "cf1"), 0.0) | {
+            "threshold": 0.5
+        }
+        scores = decision_scores([[0.9]], [[0]])
+        assert all(math.isnan(scores[name]) for name in ("op", "or", "of1", "cp", "cr", "cf1"))
+
+    @pytest.mark.parametrize(
+        ("probabilities", "labels", "threshold", "message"),
+        [
+            ([[0.1, 0.2]], [[1], [0]], 0.5, r"\(1, 2\).*\(2, 1\)"),
+            ([[1.5]], [[1]], 0.5, "probability is 1.5"),
+            ([[NAN]], [[1]], 0.5, "1 of the 1 probabilities are NaN"),
+            ([[0.5]], [[2]], 0.5, "label is 2"),
+            ([[0.5]], [[1]], 1.5, "threshold is 1.5"),
+        ],
+    )
+    def test_mistakes(self, probabilities, labels, threshold, message):
+        with pytest.raises(InputError, match=message):
+            decision_scores(probabilities, labels, threshold)
+
+
+class TestCalibrationError:
+    def test_by_hand(self):
+        # below .5: p .1, .3 with y 0, 1: |.2 - .5| * 2/5; from .5: p .5, .9, 1 with y 1, 1, 0: |.8 - 2/3| * 3/5
+        probabilities = torch.tensor([[0.1], [0.3], [0.5], [0.9], [1.0]], dtype=torch.float64)
+        error = calibration_error(probabilities, [[0], [1], [1], [1], [0]], num_bins=2)
+        assert error == pytest.approx(0.3 * 2 / 5 + (0.8 - 2 / 3) * 3 / 5)
+
+    def test_equals_a_plain_loop(self):
+        generator = torch.Generator().manual_seed(0)
+        p = torch.rand(200, 3, generator=generator, dtype=torch.float64)
+        y = (torch.rand(200, 3, generator=generator) < 0.3).double()
+        expected = 0.0
+        for b in range(15):
+            inside = (p >= b / 15) & (p < (b + 1) / 15)
+            expected += inside.double().mean() * (p[inside].mean() - y[inside].mean()).abs()
+        assert calibration_error(p, y) == pytest.approx(float(expected))
+
+    def test_certain_and_right_is_zero(self):
+        assert calibration_error([[1.0, 0.0]], [[1, 0]]) == 0.0
+
+    def test_unknown_is_ignored(self):
+        assert calibration_error([[0.8, 0.3]], [[1, -1]]) == calibration_error([[0.8]], [[1]])
+        assert math.isnan(calibration_error([[0.8]], [[NAN]]))
+
+    def test_mistakes(self):
+        with pytest.raises(InputError, match="num_bins is 0"):
+            calibration_error([[0.5]], [[1]], num_bins=0)
+        with pytest.raises(InputError, match="probability is -3"):
+            calibration_error([[-3.0]], [[1]])

@@ -1,0 +1,83 @@
+"""Eq. 3 and 4: columns sum to one, the start is near the identity, FD with u = 0 is FI, injected rates are recovered."""
+
+import pytest
+import torch
+
+from truetag.latent import negative_log_likelihood, observe
+from truetag.noise_models import FeatureDependentNoise, FeatureIndependentNoise, transition
+
+K, D = 6, 4
+MODELS = [lambda: FeatureIndependentNoise(K), lambda: FeatureDependentNoise(D, K)]
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_columns_sum_to_one(make):
+    noise = make()
+    with torch.no_grad():
+        for parameter in noise.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    columns = noise(torch.randn(3, D)).exp().sum(-2)
+    assert torch.allclose(columns, torch.ones_like(columns))
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_starts_near_the_identity(make):
+    q = make()(torch.randn(3, D)).exp()
+    assert (q[..., 0, 0] > 0.5).all()
+    assert (q[..., 1, 1] > 0.5).all()
+
+
+def test_fd_with_zero_weights_is_fi():
+    fi, fd = FeatureIndependentNoise(K, 0.3, 0.02), FeatureDependentNoise(D, K, 0.3, 0.02)
+    features = torch.randn(5, D)
+    assert torch.allclose(fd(features), fi(features).expand(5, K, 2, 2))
+
+
+def test_fd_is_equation_3_written_literally():
+    fd = FeatureDependentNoise(D, K).double()
+    with torch.no_grad():
+        fd.weights.normal_()
+    features = torch.randn(5, D, dtype=torch.float64)
+    scores = torch.einsum("kijd,bd->bkij", fd.weights, features) + fd.biases
+    assert torch.allclose(fd(features).exp(), scores.exp() / scores.exp().sum(-2, keepdim=True))
+    assert sum(parameter.numel() for parameter in fd.parameters()) == 4 * K * (D + 1)
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_rates_are_q01_and_q10(make):
+    noise, features = make(), torch.randn(3, D)
+    q = noise(features).exp()
+    assert torch.equal(noise.missing_rate(features), q[..., 0, 1])
+    assert torch.equal(noise.incorrect_rate(features), q[..., 1, 0])
+    assert noise.missing_rate().shape == noise.incorrect_rate().shape == (K,)
+
+
+def test_rates_may_differ_by_label():
+    missing, incorrect = torch.linspace(0, 0.5, K), torch.linspace(0.1, 0, K)
+    noise = FeatureIndependentNoise(K, missing, incorrect)
+    assert torch.allclose(noise.missing_rate(), missing)
+    assert torch.allclose(noise.incorrect_rate(), incorrect)
+
+
+@pytest.mark.parametrize("rates", [(1.0, 0.0), (0.0, -0.1), (float("nan"), 0.0)])
+def test_impossible_rates_are_refused(rates):
+    with pytest.raises(ValueError, match=r"must be in \[0, 1\)"):
+        transition(K, *rates)
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_recovers_injected_rates_given_the_truth(make):
+    generator = torch.Generator().manual_seed(0)
+    missing, incorrect = 0.3, 0.05
+    truth = torch.rand(20_000, K, generator=generator) < 0.3
+    draw = torch.rand(20_000, K, generator=generator)
+    labels = torch.where(truth, draw >= missing, draw < incorrect).float()
+    true_logits = torch.where(truth, 20.0, -20.0)
+    noise, features = make(), torch.randn(20_000, D, generator=generator)
+    optimiser = torch.optim.Adam(noise.parameters(), lr=0.05)
+    for _ in range(150):
+        optimiser.zero_grad()
+        negative_log_likelihood(observe(true_logits, noise(features)), labels).backward()
+        optimiser.step()
+    assert (noise.missing_rate() - missing).abs().max() < 0.02
+    assert (noise.incorrect_rate() - incorrect).abs().max() < 0.01

@@ -1,5 +1,7 @@
 """The appendix: EM's classifier gradient is the end-to-end one, and both procedures climb the same likelihood."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -8,7 +10,7 @@ from truetag import em
 from truetag.latent import negative_log_likelihood, observe
 from truetag.noise_models import FeatureDependentNoise, FeatureIndependentNoise
 
-N, D, K = 400, 6, 3
+N, D, K = 300, 4, 2
 
 
 def make_noise(kind: str) -> nn.Module:
@@ -71,7 +73,7 @@ def test_both_procedures_climb_the_same_likelihood(kind):
     em_history = em.run_em(
         lambda: head(features), lambda: noise(features), labels, head.parameters(), noise.parameters(), num_rounds=60
     )
-    assert all(after <= before + 1e-9 for before, after in zip(em_history, em_history[1:], strict=False))
+    assert all(after <= before + 1e-9 for before, after in pairwise(em_history))
 
     head, noise = start()
     parameters = [*head.parameters(), *noise.parameters()]

@@ -1,4 +1,4 @@
-"""Eq. 1, 2, 5, Appendix Eq. 2 and 12: values against probability space in float64, gradients, unknown labels, extremes."""
+"""Eq. 1, 2, 5, Appendix Eq. 2 and 12: values against probability space, gradients, unknown labels, extremes."""
 
 import pytest
 import torch

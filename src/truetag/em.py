@@ -18,7 +18,7 @@ from truetag.latent import known, negative_log_likelihood, observe, posterior_lo
 def expected_truth(
     true_logits: Float[Tensor, "*B K"], log_q: Float[Tensor, "*Q K 2 2"], labels: Shaped[Tensor, "*B K"]
 ) -> Float[Tensor, "*B K"]:
-    """E-step: rho = p(y=1 | z, I), a constant of the M-step; NaN (unknown) where the label is unknown [Appendix Eq. 2]."""
+    """E-step: rho = p(y=1 | z, I), a constant of the M-step; NaN where the label is unknown [Appendix Eq. 2]."""
     rho = posterior_logits(true_logits, log_q, labels).sigmoid().detach()
     return torch.where(known(labels), rho, torch.nan)
 

@@ -1,7 +1,7 @@
 """The law: hidden truth, what is observed of it, and what an observation says about the truth, all in log space.
 
-Every probability is a logit. With o the true logit and log_q[..., i, j] = log p(z=i | y=j), whose columns (over i) sum to
-one, dividing both sides of Eq. 5 by p(y=0) gives
+Every probability is a logit. With o the true logit and log_q[..., i, j] = log p(z=i | y=j), whose columns (over i)
+sum to one, dividing both sides of Eq. 5 by p(y=0) gives
 
     observed logit  =  log(q11 e^o + q10)  -  log(q01 e^o + q00)
     posterior logit =  o + log q_z1 - log q_z0
@@ -73,9 +73,7 @@ def negative_log_likelihood(
     return reduce(torch.where(is_known, losses, 0), is_known, reduction)
 
 
-def reduce(
-    losses: Float[Tensor, "*B K"], is_known: Bool[Tensor, "*B K"], reduction: Reduction
-) -> Float[Tensor, "*R"]:
+def reduce(losses: Float[Tensor, "*B K"], is_known: Bool[Tensor, "*B K"], reduction: Reduction) -> Float[Tensor, "*R"]:
     """Reduce losses that are 0 at unknown labels; see `negative_log_likelihood`.
 
     Raises:

@@ -1,7 +1,7 @@
 """What is minimised on the observed logits: pure functions of logits and observed labels.
 
-The composition is always objective o observe o noise model o classifier; the baseline has no noise model. The likelihood
-itself is `latent.negative_log_likelihood`.
+The composition is always objective o observe o noise model o classifier; the baseline has no noise model. The
+likelihood itself is `latent.negative_log_likelihood`.
 """
 
 import torch

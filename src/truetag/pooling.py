@@ -15,9 +15,7 @@ from torch.nn.functional import logsigmoid
 _RARE = -50.0
 
 
-def noisy_or(
-    logits: Float[Tensor, "*S"], dim: int, mask: Bool[Tensor, "*M"] | None = None
-) -> Float[Tensor, "*R"]:
+def noisy_or(logits: Float[Tensor, "*S"], dim: int, mask: Bool[Tensor, "*M"] | None = None) -> Float[Tensor, "*R"]:
     """Logit of P = 1 - prod_r (1 - p_r) over `dim` [Sec. 2.4].
 
     `mask` broadcasts to `logits`; False instances are padding and contribute nothing. An empty bag is -inf, and its
@@ -32,9 +30,7 @@ def noisy_or(
     return _NoisyOr.apply(logits, dim)
 
 
-def mean(
-    logits: Float[Tensor, "*S"], dim: int, mask: Bool[Tensor, "*M"] | None = None
-) -> Float[Tensor, "*R"]:
+def mean(logits: Float[Tensor, "*S"], dim: int, mask: Bool[Tensor, "*M"] | None = None) -> Float[Tensor, "*R"]:
     """Mean logit over `dim`, for a linear head the logit of the mean feature; NaN for an empty bag.
 
     >>> mean(torch.tensor([1.0, 3.0, 9.0]), dim=0, mask=torch.tensor([True, True, False]))

@@ -14,9 +14,8 @@ from jaxtyping import Float64, Int8, Shaped
 from torch import Tensor
 
 from truetag.data.labels import observed_labels
-from truetag.data.manifest import FIELDS, Manifest, Row, read_manifest, write_manifest
-from truetag.data.readers import relative_root
-from truetag.data.vocabulary import Vocabulary, read_vocabulary, stream_rows
+from truetag.data.manifest import FIELDS, Manifest, Row, read_manifest, relative_root, stream_rows, write_manifest
+from truetag.data.vocabulary import Vocabulary, read_vocabulary
 from truetag.errors import InputError
 
 REDRAWS = 20

@@ -9,8 +9,7 @@ import difflib
 import hashlib
 import json
 import os
-import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,14 +19,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from truetag.errors import InputError
+from truetag.files import replacing
 
 TEXT_FIELDS = ("id", "image", "video", "features", "split", "group")
 LIST_FIELDS = ("frames", "captions", "tags", "unknown_tags", "true_captions", "true_tags")
 FIELDS = (*TEXT_FIELDS, *LIST_FIELDS)
 MEDIA_FIELDS = ("image", "frames", "video", "features")
 ROWS_PER_WRITE = 1000
+ROWS_PER_READ = 1000
 
 Row = dict[str, Any]
+Rows = Iterable[Row] | datasets.Dataset
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,26 @@ def iterate_rows(path: Path | str) -> Iterator[Row]:
         yield {name: row.get(name) for name in FIELDS}
 
 
+def stream_rows(rows: Rows, fields: Sequence[str]) -> Iterator[Row]:
+    """The rows one by one; of a memory-mapped dataset only the fields that are wanted are read, many rows at a time."""
+    if not isinstance(rows, datasets.Dataset):
+        yield from rows
+        return
+    narrow = rows.select_columns([name for name in fields if name in rows.column_names])
+    for batch in narrow.iter(ROWS_PER_READ):
+        columns = dict(batch)
+        for values in zip(*columns.values(), strict=True):
+            yield dict(zip(columns, values, strict=True))
+
+
+def relative_root(media_dir: Path, out: Path) -> str:
+    """`media_dir` as seen from the folder of the manifest `out`, so that the tree which holds both can be moved."""
+    try:
+        return Path(os.path.relpath(media_dir.resolve(), out.parent.resolve())).as_posix()
+    except ValueError:  # another drive
+        return media_dir.resolve().as_posix()
+
+
 def write_manifest(path: Path | str, rows: Iterable[Row], header: dict[str, Any] | None = None) -> int:
     """Write rows (JSON Lines, or Parquet for `.parquet`) whole or not at all; fields that are None are left out.
 
@@ -129,17 +151,9 @@ def write_manifest(path: Path | str, rows: Iterable[Row], header: dict[str, Any]
         How many rows were written.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        write = _write_parquet if path.suffix == ".parquet" else _write_lines
-        count = write(Path(temporary), rows, header or {})
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-    return count
+    write = _write_parquet if path.suffix == ".parquet" else _write_lines
+    with replacing(path) as temporary:
+        return write(temporary, rows, header or {})
 
 
 _FEATURES = datasets.Features(
@@ -218,8 +232,6 @@ def _write_lines(path: Path, rows: Iterable[Row], header: dict[str, Any]) -> int
             present = {name: value for name, value in row.items() if value is not None}
             file.write(json.dumps(present, ensure_ascii=False) + "\n")
             count += 1
-        file.flush()
-        os.fsync(file.fileno())
     return count
 
 

@@ -8,14 +8,13 @@ a byte-order mark.
 import csv
 import difflib
 import json
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from truetag.data.manifest import Row, write_manifest
+from truetag.data.manifest import Row, relative_root, write_manifest
 from truetag.errors import InputError
 
 DELIMITERS = ",|\t"
@@ -135,14 +134,6 @@ def read_tags(annotations: Path, separator: str = ";") -> Iterator[Row]:
         yield row | _details(cells, {"split": None, "group": None})
 
 
-def relative_root(media_dir: Path, out: Path) -> str:
-    """`media_dir` as seen from the folder of the manifest `out`, so that the tree which holds both can be moved."""
-    try:
-        return Path(os.path.relpath(media_dir.resolve(), out.parent.resolve())).as_posix()
-    except ValueError:  # another drive
-        return media_dir.resolve().as_posix()
-
-
 def _write_import(rows: Iterable[Row], annotations: Path, media_dir: Path, out: Path) -> ImportSummary:
     if not media_dir.is_dir():
         raise InputError(f"{media_dir}: no such folder of photos")
@@ -163,9 +154,8 @@ def _write_import(rows: Iterable[Row], annotations: Path, media_dir: Path, out: 
     beside = out.with_name(f"{out.stem}.skipped.jsonl")
     beside.unlink(missing_ok=True)  # that of an earlier import would tell of other photos
     if skipped:
-        with beside.open("w", encoding="utf-8") as file:
-            for entry in skipped:
-                file.write(json.dumps(dict(zip(("id", "path", "reason"), entry, strict=True))) + "\n")
+        lines = [json.dumps(dict(zip(("id", "path", "reason"), entry, strict=True))) + "\n" for entry in skipped]
+        write_text(beside, "".join(lines))
     return ImportSummary(num_rows, skipped)
 
 

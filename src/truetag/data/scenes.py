@@ -187,8 +187,10 @@ def draw_scenes(
                 scene, name = _imagine(seeing), f"{split}-{i:05d}"
                 _paint(painting, scene, size).save(folder / "photos" / f"{name}.jpg", quality=85)
                 # a wrong picture is any other scene: it need not be in the data
-                wrong = saying.random(captions_per_scene) < wrong_picture_rate
-                captions = [_caption(saying, _imagine(saying) if other else scene) for other in wrong]
+                captions = []
+                for _ in range(captions_per_scene):
+                    described = _imagine(saying) if saying.random() < wrong_picture_rate else scene
+                    captions.append(_Annotator(saying, saying.uniform(0.6, 1.1)).caption(described))
                 row: Row = {"id": name, "image": f"photos/{name}.jpg", "captions": captions, "split": split}
                 yield row | {"true_tags": _true_tags(scene)}
 
@@ -269,56 +271,64 @@ def _true_tags(scene: _Scene) -> list[str]:
     return [word for word in WORDS if word in true]
 
 
-def _caption(rng: np.random.Generator, scene: _Scene) -> str:
-    care = rng.uniform(0.6, 1.1)
+@dataclass(frozen=True)
+class _Annotator:
+    """Who writes one caption, with how much care (1 is usual)."""
 
-    def chance(rate: float) -> bool:
-        return bool(rng.random() < care * rate)
+    rng: np.random.Generator
+    care: float
 
-    def word(right: str) -> str:
-        return CLOSE.get(right, right) if rng.random() < _WRONG_WORD_RATE else right
+    def chance(self, rate: float) -> bool:
+        return bool(self.rng.random() < self.care * rate)
 
-    def phrase(thing: _Thing, article: str = "a") -> str:
+    def word(self, right: str) -> str:
+        return CLOSE.get(right, right) if self.rng.random() < _WRONG_WORD_RATE else right
+
+    def phrase(self, thing: _Thing, article: str = "a") -> str:
         hypernym = _HYPERNYMS.get(thing.kind)
-        noun = hypernym if hypernym and chance(0.2) else word(thing.kind)
-        size = thing.size if chance(0.4) else ""
-        look = f"{thing.texture if chance(0.4) else ''} {word(thing.colour) if chance(0.5) else ''}"
+        noun = hypernym if hypernym and self.chance(0.2) else self.word(thing.kind)
+        size = thing.size if self.chance(0.4) else ""
+        look = f"{thing.texture if self.chance(0.4) else ''} {self.word(thing.colour) if self.chance(0.5) else ''}"
         if thing.kind in _PRONOUNS and look.strip():
             return f"{_articled(article, size, noun)} in {_articled('a', look, 'coat')}"
         return _articled(article, size, look, noun)
 
-    def doing(thing: _Thing) -> list[str]:
-        activity = [thing.activity] if thing.activity and chance(0.35) else []
+    def doing(self, thing: _Thing) -> list[str]:
+        activity = [thing.activity] if thing.activity and self.chance(0.35) else []
         where = {"flying": "in the sky", "swimming": "in the water"}.get(thing.activity)
-        return [*activity, where] if where and chance(0.3) else activity
+        return [*activity, where] if where and self.chance(0.3) else activity
 
-    by_size = sorted(scene.things, key=lambda thing: -thing.extent)
-    said = [thing for thing in by_size if chance(_SALIENCE[thing.size] * _NOTICE.get(thing.kind, 1))] or by_size[:1]
-    parts = [phrase(said[0])]
-    if len(scene.things) == 1 and chance(0.2):
-        parts.append("alone")
-    parts += doing(said[0])
-    for before, thing in pairwise(said):
-        relation = _relation(before, thing)
-        owner = "" if thing.kind in _PRONOUNS else _PRONOUNS.get(before.kind)
-        if relation and chance(0.8):
-            parts += [relation, phrase(thing)]
-        elif owner and chance(0.5):
-            parts += ["and", phrase(thing, owner), *doing(thing)]
-        else:
-            again = before.kind == thing.kind and chance(0.7)
-            parts += ["and", phrase(thing, "another" if again else "a"), *doing(thing)]
-    if parts[-1] != "in the water" and chance(0.65):
-        parts.append(_pick(rng, _PLACES[scene.place].phrases.split("|")))
-    if scene.light and chance(0.4):
-        parts.append(f"with the {word(scene.light)}")
-    elif scene.place != "room" and chance(0.15):
-        parts.append("under the sky")
-    if scene.night and chance(0.5):
-        parts.append("at night")
-    if scene.raining and chance(0.5):
-        parts.append("while it is raining")
-    return " ".join(parts)
+    def caption(self, scene: _Scene) -> str:
+        by_size = sorted(scene.things, key=lambda thing: -thing.extent)
+        rates = [_SALIENCE[thing.size] * _NOTICE.get(thing.kind, 1.0) for thing in by_size]
+        said = [thing for thing, rate in zip(by_size, rates, strict=True) if self.chance(rate)] or by_size[:1]
+        if len(said) > 1 and _relation(said[1], said[0]) in ("above", "behind"):
+            said[:2] = said[1::-1]
+        parts = [self.phrase(said[0])]
+        if len(scene.things) == 1 and self.chance(0.2):
+            parts.append("alone")
+        parts += self.doing(said[0])
+        for before, thing in pairwise(said):
+            relation = _relation(before, thing)
+            owner = "" if thing.kind in _PRONOUNS else _PRONOUNS.get(before.kind)
+            if relation and self.chance(0.8):
+                parts += [relation, self.phrase(thing)]
+            elif owner and self.chance(0.7):
+                parts += ["and", self.phrase(thing, owner), *self.doing(thing)]
+            else:
+                again = before.kind == thing.kind and self.chance(0.7)
+                parts += ["and", self.phrase(thing, "another" if again else "a"), *self.doing(thing)]
+        if parts[-1] != "in the water" and self.chance(0.65):
+            parts.append(_pick(self.rng, _PLACES[scene.place].phrases.split("|")))
+        if scene.light and self.chance(0.4):
+            parts.append(f"with the {self.word(scene.light)}")
+        elif scene.place != "room" and self.chance(0.15):
+            parts.append("under the sky")
+        if scene.night and self.chance(0.5):
+            parts.append("at night")
+        if scene.raining and self.chance(0.5):
+            parts.append("while it is raining")
+        return " ".join(parts)
 
 
 def _articled(article: str, *words: str) -> str:
@@ -327,7 +337,7 @@ def _articled(article: str, *words: str) -> str:
 
 
 def _paint(rng: np.random.Generator, scene: _Scene, size: int) -> Image.Image:
-    """The photo: drawn at twice its size, then blurred, lit and grained."""
+    """The photo: drawn at twice its size, then reduced, blurred, lit and grained."""
     side, place = 2 * size, _PLACES[scene.place]
     halves = np.array([ImageColor.getrgb(colour) for colour in (place.far, place.near)])
     far, near = halves + rng.normal(0, 16, (2, 1)) + rng.normal(0, 9, (2, 3))
@@ -350,7 +360,7 @@ def _paint(rng: np.random.Generator, scene: _Scene, size: int) -> Image.Image:
         slant = rng.uniform(-0.04, 0.04) * side
         for x, y in (rng.random((55, 2)) * side).tolist():
             draw.line((x, y, x + slant, y + 0.09 * side), "#c8d0d8")
-    photo = photo.filter(ImageFilter.GaussianBlur(rng.uniform(0, 1.5) * size / 64)).reduce(2)
+    photo = photo.reduce(2).filter(ImageFilter.GaussianBlur(rng.uniform(0, 0.75) * size / 64))
     light = rng.uniform(0.3, 0.5) * np.array((0.85, 0.9, 1.2), np.float32) if scene.night else rng.uniform(0.65, 1.15)
     grain = rng.standard_normal((size, size, 3), dtype=np.float32) * rng.uniform(3, 14)
     seen = (np.asarray(photo, np.float32) * light - 118) * rng.uniform(0.7, 1.15) + 118 + grain

@@ -17,9 +17,8 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from truetag.data.labels import observed_labels
-from truetag.data.manifest import FIELDS, read_manifest, write_manifest
-from truetag.data.readers import relative_root
-from truetag.data.vocabulary import Rows, build_vocabulary, stream_rows
+from truetag.data.manifest import FIELDS, Rows, read_manifest, relative_root, stream_rows, write_manifest
+from truetag.data.vocabulary import build_vocabulary
 from truetag.errors import InputError
 
 MOST_LABELS = 500

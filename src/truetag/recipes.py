@@ -10,7 +10,7 @@ from dataclasses import replace
 from truetag.config import TrainConfig
 from truetag.errors import InputError
 
-_STAGE2_EPOCHS = 5
+_STAGE2_EPOCHS = 6
 
 _MLCN = TrainConfig()
 _MLCN_STAR = replace(_MLCN, stage2_epochs=_STAGE2_EPOCHS)

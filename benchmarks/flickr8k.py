@@ -2,8 +2,8 @@
 
     python benchmarks/flickr8k.py --data FLICKR8K --work WORK        (about half an hour on 2 cores; resumes)
 
-FLICKR8K holds images/, captions.csv, train.txt and dev.txt. A validation part is cut from `train.txt` and corrupted like
-the rest of it; `dev.txt` is scored once, at the end. Expected: see flickr8k.md, which this script writes.
+FLICKR8K holds images/, captions.csv, train.txt and dev.txt. A validation part is cut from `train.txt` and corrupted
+like the rest of it; `dev.txt` is scored once, at the end. Expected: see flickr8k.md, which this script writes.
 """
 
 import csv
@@ -36,6 +36,7 @@ RECIPES = ("mlcn-star", "mlcn", "nmn-fi", "nmn-fd")
 BASELINE = "mlcn-star"
 VALIDATION_FRACTION = 0.05
 NUM_RESAMPLES = 300
+REPORT = Path(__file__).with_suffix(".md")
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Benchmark:
 
     data: Path
     work: Path
-    out: Path = Path(__file__).with_suffix(".md")
+    out: Path = REPORT
     levels: tuple[int, ...] = (0, 1, 2, 3, 4)
     seeds: tuple[int, ...] = (0, 1, 2)
 
@@ -127,12 +128,13 @@ def compare(benchmark: Benchmark, clean: Path, level: int, name: str, counted: b
     labels, captions = label_matrix(rows, run.vocabulary, "captions"), None
     if counted:
         labels, captions = caption_counts(rows, run.vocabulary, "captions")
-    scores = [
+    ours, theirs = (
         [np.load(run_folder(benchmark, level, seed, recipe_name) / "scores.npy") for seed in benchmark.seeds]
         for recipe_name in (name, BASELINE)
-    ]
+    )
     return paired_bootstrap(
-        *scores,
+        ours,
+        theirs,
         labels,
         counts_per_image=captions,
         num_resamples=NUM_RESAMPLES,
@@ -149,8 +151,9 @@ def format_report(benchmark: Benchmark, metrics: dict, differences: dict) -> str
         f"`python benchmarks/flickr8k.py --data FLICKR8K --work WORK`, commit {commit}, {platform.machine()} with "
         f"{torch.get_num_threads()} threads, "
         + ", ".join(f"{name} {version}" for name, version in versions().items() if name in ("torch", "timm"))
-        + f". {num_seeds} seeds (corruption, order, dropout). Head on frozen EfficientNet-Lite0 features (the offline wheel), "
-        f"500 most frequent words of the training captions; {VALIDATION_FRACTION:.0%} of `train.txt` held out, as noisy as "
+        + f". {num_seeds} seeds (corruption, order, dropout). Head on frozen EfficientNet-Lite0 features (the offline "
+        f"wheel), 500 most frequent words of the training captions; {VALIDATION_FRACTION:.0%} of `train.txt` held out, "
+        "as noisy as "
         "the rest, to choose the epoch. Tested on the 1,000 photos of `dev.txt` with their own captions. "
         "In percent, mean ± standard deviation over seeds.",
     ]

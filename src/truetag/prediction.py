@@ -96,7 +96,7 @@ def predict_manifest(
     """
     classifier = load_classifier(run)
     device = classifier.head.weight.device
-    paths = [manifest.media_paths(row)[0] for row in manifest.in_split(split)]
+    paths = manifest.photo_paths(split)
     logits: list[Tensor] = []
     pooled: list[Tensor] = []
     kept: list[int] = []
@@ -141,9 +141,8 @@ def _list_photos(inputs: Sequence[Path], split: str | None) -> tuple[list[str], 
             paths += found
         elif item.suffix in MANIFEST_SUFFIXES:
             manifest = read_manifest(item)
-            rows = manifest.in_split(split)
-            ids += rows["id"][:]
-            paths += [manifest.media_paths(row)[0] for row in rows]
+            ids += manifest.in_split(split)["id"][:]
+            paths += manifest.photo_paths(split)
         elif item.exists():
             ids.append(item.name)
             paths.append(item)

@@ -151,7 +151,8 @@ def format_metrics(metrics: Metrics) -> str:
 
 
 def _best_truth(rows: Any) -> Truth:
-    for field, truth in (("true_tags", "true"), ("true_captions", "true"), ("captions", "captions"), ("tags", "tags")):
+    sources: dict[str, Truth] = {"true_tags": "true", "true_captions": "true", "captions": "captions", "tags": "tags"}
+    for field, truth in sources.items():
         if any(value is not None for value in rows[field][:]):
             return truth
     raise InputError("these rows have neither captions nor tags to score against")

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,10 +72,11 @@ def train(
         cache: where features are cached; by default in the user's cache folder.
     """
     manifest, words = read_manifest(data), read_vocabulary(vocabulary)
-    backbone, preprocessing = load_backbone(config.backbone, config.weights, config.resolution)
-    torch.manual_seed(config.seed)
     accelerator = Accelerator(mixed_precision=config.precision)
-    classifier = _build_classifier(config, backbone, preprocessing, len(words)).to(accelerator.device)
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)  # weights that are not loaded are drawn
+        backbone, preprocessing = load_backbone(config.backbone, config.weights, config.resolution)
+        classifier = _build_classifier(config, backbone, preprocessing, len(words)).to(accelerator.device)
     training_data = _prepare_data(config, manifest, words, classifier, preprocessing, cache)
     run = create_run(out, config, words, preprocessing)
     if training_data.skipped:
@@ -207,11 +209,12 @@ def _prepare_data(
     cache: Path | None,
 ) -> TrainingData:
     parts = _choose_rows(config, manifest, vocabulary)
+    all_paths = manifest.photo_paths()
     bags: list[Bags] = []
     skipped: list[Skipped] = []
     spec = None
     for rows, labels in parts:
-        paths = [manifest.media_paths(manifest.rows[row])[0] for row in rows]
+        paths = [all_paths[row] for row in rows]
         if not config.freeze_backbone:
             bags.append(PhotoBags(paths, labels, preprocessing))
             continue
@@ -310,7 +313,7 @@ def _loader(bags: Bags, config: TrainConfig, stage: int) -> DataLoader:
     return DataLoader(bags, batch_sampler=batches, collate_fn=_as_it_is, num_workers=workers)
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _as_it_is(batch: Any) -> Batch:
     return batch
 
 

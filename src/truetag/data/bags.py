@@ -35,8 +35,8 @@ class Skipped(NamedTuple):
 class FeatureBags(Dataset):
     """Bags whose features are cached: a memory-mapped array and the row of each bag in it."""
 
-    def __init__(self, features: np.ndarray, rows: Sequence[int], labels: Int8[Tensor, "N K"]) -> None:
-        self.features, self.rows, self.labels = features, np.asarray(rows), labels
+    def __init__(self, features: np.ndarray, rows: np.ndarray, labels: Int8[Tensor, "N K"]) -> None:
+        self.features, self.rows, self.labels = features, rows, labels
 
     def __len__(self) -> int:
         return len(self.rows)

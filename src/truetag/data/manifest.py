@@ -17,6 +17,7 @@ from typing import Any
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
+from datasets.exceptions import DatasetGenerationError
 
 from truetag.errors import InputError
 from truetag.files import replacing
@@ -45,9 +46,19 @@ class Manifest:
         """The folder to which the paths of the rows are relative."""
         return media_root(self.path, self.header)
 
-    def media_paths(self, row: Row) -> list[Path]:
-        """The files of one bag, in order: one for an image or a clip, several for frames."""
-        return [self.media_root / name for name in row["frames"] or [row["image"] or row["video"]]]
+    def photo_paths(self, split: str | None = None) -> list[Path]:
+        """The photo of each row of a split (of all rows for None), in file order.
+
+        Raises:
+            InputError: a row is no photo.
+        """
+        columns = self.in_split(split).select_columns(["id", "image"])
+        paths = []
+        for name, image in zip(columns["id"][:], columns["image"][:], strict=True):
+            if image is None:
+                raise InputError(f"{self.path}: row {name!r} has no image; frames, clips and features are not read yet")
+            paths.append(self.media_root / image)
+        return paths
 
     def in_split(self, split: str | None) -> datasets.Dataset:
         """The rows of one split (all rows for None), in file order.
@@ -83,7 +94,7 @@ def read_manifest(path: Path | str) -> Manifest:
     arguments = {"path": str(path.resolve()), "digest": _digest(path)}
     try:
         rows = datasets.Dataset.from_generator(_checked_rows, features=_FEATURES, gen_kwargs=arguments)
-    except datasets.exceptions.DatasetGenerationError as error:
+    except DatasetGenerationError as error:
         if isinstance(error.__cause__, InputError):
             raise error.__cause__ from None
         raise

@@ -16,6 +16,7 @@ from typing import Any
 
 from truetag.data.manifest import Row, relative_root, write_manifest
 from truetag.errors import InputError
+from truetag.files import write_text
 
 DELIMITERS = ",|\t"
 

@@ -1,0 +1,32 @@
+# `make demo` and `make test` need nothing but Python (3.11 or later) and make: they set up .venv themselves.
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO_OUT ?= demo
+DATA ?= ../shared/data/flickr8k
+
+.PHONY: demo test check check-style bench clean
+
+demo: .venv/ready
+	$(BIN)/truetag demo --out $(DEMO_OUT)
+
+test: .venv/ready
+	$(BIN)/pytest
+
+check-style: .venv/ready
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/pyright
+
+# what CI runs
+check: check-style test
+
+bench: .venv/ready
+	$(BIN)/python benchmarks/flickr8k.py --data $(DATA) --work runs/flickr8k
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,offline,pos]"
+	touch $@
+
+clean:
+	rm -rf .venv demo runs

@@ -1,0 +1,135 @@
+"""Modules import only groups above their own; within a group, only what the whitelist says."""
+
+import ast
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[1] / "src" / "truetag"
+
+GROUPS = [
+    # foundations, which know nothing of labels
+    {"errors", "files", "progress"},
+    # the law: pure functions of tensors
+    {
+        "latent",
+        "pooling",
+        "objectives",
+        "evaluation",
+        "evaluation.ranking",
+        "evaluation.decisions",
+        "evaluation.significance",
+    },
+    # things learnt about tags, and things read from disk
+    {
+        "noise_models",
+        "em",
+        "data",
+        "data.manifest",
+        "data.readers",
+        "data.vocabulary",
+        "data.labels",
+        "data.corruption",
+        "data.splits",
+        "data.media",
+        "data.bags",
+        "data.scenes",
+    },
+    # networks and their settings
+    {"config", "backbones", "classifier", "features", "runs"},
+    # procedures
+    {"training", "prediction", "scoring"},
+    # faces
+    {"recipes", "demo", "doctor", "reports", "reports.page", "reports.figures", "cli"},
+]
+
+WITHIN = {
+    ("objectives", "latent"),
+    ("evaluation.decisions", "evaluation.ranking"),
+    ("evaluation.significance", "evaluation.ranking"),
+    ("data.readers", "data.manifest"),
+    ("data.vocabulary", "data.manifest"),
+    ("data.labels", "data.manifest"),
+    ("data.labels", "data.vocabulary"),
+    ("data.corruption", "data.labels"),
+    ("data.corruption", "data.manifest"),
+    ("data.corruption", "data.vocabulary"),
+    ("data.splits", "data.labels"),
+    ("data.splits", "data.manifest"),
+    ("data.splits", "data.vocabulary"),
+    ("data.bags", "data.media"),
+    ("data.scenes", "data.manifest"),
+    ("classifier", "backbones"),
+    ("classifier", "config"),
+    ("features", "classifier"),
+    ("runs", "config"),
+    ("scoring", "prediction"),
+    ("demo", "recipes"),
+    ("demo", "reports.figures"),
+    ("demo", "reports.page"),
+}
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        name = ".".join(part for part in parts if part != "__init__")
+        if name:
+            found[name] = path
+    return found
+
+
+def imports_of(path: Path) -> set[str]:
+    """Modules of ours that a file imports anywhere in it, also inside functions."""
+    found = set()
+    known = modules()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "truetag":
+            module = (node.module or "").removeprefix("truetag").removeprefix(".")
+            for alias in node.names:
+                full = f"{module}.{alias.name}".strip(".")
+                found.add(full if full in known else module)
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.removeprefix("truetag.") for alias in node.names if alias.name.startswith("truetag.")}
+    return found - {""}
+
+
+def group_of(name: str) -> int:
+    return next(number for number, group in enumerate(GROUPS) if name in group)
+
+
+def test_every_module_has_a_group():
+    assert set(modules()) == set().union(*GROUPS)
+
+
+def test_imports_point_upwards_or_are_whitelisted():
+    within = set()
+    for name, path in modules().items():
+        for imported in imports_of(path):
+            assert group_of(imported) <= group_of(name), f"{name} must not import {imported}, which is below it"
+            if group_of(imported) == group_of(name):
+                within.add((name, imported))
+    assert within == WITHIN
+
+
+def test_prediction_cannot_reach_a_noise_model():
+    """At test time the noise model is dropped: not even an indirect import leads there."""
+    reached, frontier = set(), {"prediction"}
+    while frontier:
+        reached |= frontier
+        frontier = set().union(*(imports_of(modules()[name]) for name in frontier)) - reached
+    assert "classifier" in reached
+    assert not reached & {"noise_models", "em", "training", "scoring", "latent"}
+
+
+def test_true_labels_are_read_for_scoring_alone():
+    """Training asks for observed labels by name; only scoring, the demo's report and corruption may ask for truth."""
+    for name in ("training", "features", "prediction", "classifier", "data.bags", "runs"):
+        text = modules()[name].read_text()
+        assert "true_tags" not in text, name
+        assert "true_captions" not in text, name
+        assert "label_matrix" not in text, name
+
+
+def test_modules_are_not_too_long():
+    too_long = {name: len(path.read_text().splitlines()) for name, path in modules().items()}
+    assert {name for name, count in too_long.items() if count > 420} == set()

@@ -1,0 +1,44 @@
+"""The promised names and signatures."""
+
+import inspect
+
+import truetag.data.corruption
+import truetag.evaluation.ranking
+import truetag.latent
+import truetag.noise_models
+import truetag.pooling
+from truetag.recipes import RECIPES
+
+PROMISED = {
+    truetag.latent.observe: ["true_logits", "log_q"],
+    truetag.latent.posterior_logits: ["true_logits", "log_q", "observed_labels"],
+    truetag.latent.negative_log_likelihood: ["logits", "labels", "reduction"],
+    truetag.pooling.noisy_or: ["logits", "dim", "mask"],
+    truetag.noise_models.FeatureIndependentNoise: ["num_labels"],
+    truetag.noise_models.FeatureDependentNoise: ["num_features", "num_labels"],
+    truetag.evaluation.ranking.average_precision: ["scores", "labels"],
+    truetag.evaluation.ranking.count_average_precision: ["scores", "counts", "captions_per_image"],
+    truetag.data.corruption.swap_captions: ["captions", "num_swapped", "generator"],
+    truetag.data.corruption.flip_labels: ["labels", "missing_rate", "incorrect_rate", "generator"],
+}
+
+
+def test_promised_signatures():
+    for function, names in PROMISED.items():
+        assert list(inspect.signature(function).parameters)[: len(names)] == names, function
+
+
+def test_recipe_names():
+    assert list(RECIPES) == ["mlcn", "mlcn-star", "nmn-fi", "nmn-fd"]
+
+
+def test_a_noise_model_is_compared_with_the_same_classifier_trained_as_long():
+    baseline = RECIPES["mlcn-star"]
+    for name in ("nmn-fi", "nmn-fd"):
+        differing = {field for field, value in vars(RECIPES[name]).items() if value != getattr(baseline, field)}
+        assert differing == {"noise_model"}
+    assert RECIPES["mlcn"].stage2_epochs == 0
+
+
+def test_the_package_has_a_version():
+    assert truetag.__version__

@@ -132,6 +132,7 @@ def _extract(
         raise InputError(f"features of {len(wanted)} photos need {_mb(size)}, but {cache} has {_mb(free)} free")
     digests, paths = list(wanted), list(wanted.values())
     broken: dict[str, str] = {}
+    digest_of = {path: digest for digest, path in wanted.items()}
     classifier.eval()
     with (
         (cache / "features.bin").open("ab") as features_file,
@@ -158,8 +159,7 @@ def _extract(
                 for position in batch.positions:
                     known[digests[position]] = len(known)
                     pending.append(digests[position])
-                for path, reason in batch.skipped:
-                    broken[digests[paths.index(path)]] = reason
+                broken |= {digest_of[path]: reason for path, reason in batch.skipped}
                 progress.advance(len(batch.positions) + len(batch.skipped))
                 if time.monotonic() - flushed > _FLUSH_SECONDS:
                     flush()

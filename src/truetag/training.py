@@ -5,10 +5,10 @@ paper) for the same number of epochs without. The epoch that is kept is the one 
 validation tags: no true label is ever looked at.
 """
 
-import copy
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,8 @@ from truetag.progress import Progress
 from truetag.runs import Run, create_run, open_run, write_skipped
 
 Bags = FeatureBags | PhotoBags
+Epoch = dict[str, Any]
+"""One line of the history."""
 STATISTICS_BATCHES = 100
 _SGD_MOMENTUM = 0.9
 
@@ -78,24 +80,42 @@ def train(
         backbone, preprocessing = load_backbone(config.backbone, config.weights, config.resolution)
         classifier = _build_classifier(config, backbone, preprocessing, len(words)).to(accelerator.device)
     training_data = _prepare_data(config, manifest, words, classifier, preprocessing, cache)
-    run = create_run(out, config, words, preprocessing)
-    if training_data.skipped:
+    # several processes (`accelerate launch`) compute alike; one of them writes
+    writes = accelerator.is_main_process
+    run = create_run(out, config, words, preprocessing) if writes else Run(out, config, words, preprocessing)
+    if training_data.skipped and writes:
         write_skipped(run.folder / "skipped.jsonl", training_data.skipped)
 
-    with SummaryWriter(str(run.folder / "tensorboard")) as board:
+    with ExitStack() as stack:
+        board = stack.enter_context(SummaryWriter(str(run.folder / "tensorboard"))) if writes else None
+
+        def log(record: Epoch) -> None:
+            if board is None:
+                return
+            run.append_history(record)
+            for name in record.keys() - {"stage", "epoch"}:
+                board.add_scalar(f"stage{record['stage']}/{name}", record[name], record["epoch"])
+
         if start_from is None:
             _start(classifier, training_data.train, config)
-            fit(classifier, None, training_data, config, accelerator, run, board, stage=1)
+            fit(classifier, None, training_data, config, accelerator, log, stage=1)
         else:
-            _take_over(classifier, open_run(start_from), run)
-        run.save_state("stage1", _trainable_state(classifier, config))
+            source = open_run(start_from)
+            _take_over(classifier, source, run)
+            for record in source.history():
+                if record["stage"] == 1:
+                    log(record)
+        stage1 = _copy_trained(classifier, config)
         noise_model = None
         if config.stage2_epochs:
             noise_model = make_noise_model(config, classifier.head.in_features, len(words))
-            fit(classifier, noise_model, training_data, config, accelerator, run, board, stage=2)
-    run.save_state("classifier", classifier.state_dict())
-    if noise_model is not None:
-        run.save_state("noise_model", noise_model.state_dict())
+            fit(classifier, noise_model, training_data, config, accelerator, log, stage=2)
+    if writes:
+        run.save_state("stage1", stage1)
+        run.save_state("classifier", classifier.state_dict())
+        if noise_model is not None:
+            run.save_state("noise_model", noise_model.state_dict())
+    accelerator.wait_for_everyone()
     return run
 
 
@@ -105,8 +125,7 @@ def fit(
     data: TrainingData,
     config: TrainConfig,
     accelerator: Accelerator,
-    run: Run,
-    board: SummaryWriter,
+    log: Callable[[Epoch], None],
     stage: int,
 ) -> None:
     """One stage: minimise the objective on the observed logits; keep the epoch that `config.select` chooses.
@@ -115,27 +134,27 @@ def fit(
         InputError: the loss stops being finite.
     """
     num_epochs = config.stage1_epochs if stage == 1 else config.stage2_epochs
-    loader = _loader(data.train, config, stage)
+    loader, batches = _loader(data.train, config, stage)
     optimiser = _make_optimiser(classifier, noise_model, config, stage)
-    num_steps = num_epochs * len(loader.batch_sampler)  # type: ignore[arg-type]
+    num_steps = num_epochs * len(batches)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, num_steps, config.warmup))
-    network = nn.ModuleDict({"classifier": classifier} | ({"noise_model": noise_model} if noise_model else {}))
+    network = ObservedTagger(classifier, noise_model, config.detach_features)
     prepared, optimiser, loader, schedule = accelerator.prepare(network, optimiser, loader, schedule)
-    objective = _Objective(prepared, config)
 
-    best_ap, best_state = -math.inf, copy.deepcopy(network.state_dict())
+    best_ap, best_state = -math.inf, _copy_trained(network, config)
     with Progress(f"stage {stage}", num_epochs * len(loader)) as progress, torch.random.fork_rng():
         for epoch in range(1, num_epochs + 1):
+            started = time.monotonic()
             # dropout draws from the global generator: seeded here, an epoch can be repeated by itself
-            torch.manual_seed(config.seed * 1_000_003 + stage * 1009 + epoch)
+            torch.manual_seed(config.seed * 1_000_003 + stage * 10_007 + epoch * 101 + accelerator.process_index)
             loader.set_epoch(epoch)
             network.train()
             if config.freeze_backbone:
                 classifier.backbone.eval()
-            started, total = time.monotonic(), torch.zeros((), device=accelerator.device)
+            total = torch.zeros((), device=accelerator.device)
             for batch in loader:
                 with accelerator.autocast():
-                    loss = objective(batch)
+                    loss = q_likelihood(prepared(batch.inputs), batch.labels, config.q, config.loss)
                 accelerator.backward(loss)
                 optimiser.step()
                 schedule.step()
@@ -147,21 +166,20 @@ def fit(
                 raise InputError(f"the loss of stage {stage}, epoch {epoch} is {mean_loss}; lower learning_rate")
             validation_ap = _validation_ap(classifier, data.validation, config, accelerator.device)
             progress.advance(0, f"loss {mean_loss:.4f}, validation AP {100 * validation_ap:.2f}")
-            record = {
-                "stage": stage,
-                "epoch": epoch,
-                "loss": mean_loss,
-                "validation_ap": validation_ap,
-                "learning_rate": schedule.get_last_lr()[0],
-                "seconds": round(time.monotonic() - started, 2),
-                **_mean_rates(noise_model),
-            }
-            run.append_history(record)
-            for name in record.keys() - {"stage", "epoch"}:
-                board.add_scalar(f"stage{stage}/{name}", record[name], epoch)
+            log(
+                {
+                    "stage": stage,
+                    "epoch": epoch,
+                    "loss": mean_loss,
+                    "validation_ap": validation_ap,
+                    "learning_rate": schedule.get_last_lr()[0],
+                    "seconds": round(time.monotonic() - started, 2),
+                    **_mean_rates(noise_model),
+                }
+            )
             if validation_ap > best_ap or config.select == "last":
-                best_ap, best_state = validation_ap, copy.deepcopy(network.state_dict())
-    network.load_state_dict(best_state)
+                best_ap, best_state = validation_ap, _copy_trained(network, config)
+    network.load_state_dict(best_state, strict=False)
 
 
 def make_noise_model(config: TrainConfig, num_features: int, num_labels: int) -> nn.Module | None:
@@ -176,19 +194,19 @@ def make_noise_model(config: TrainConfig, num_features: int, num_labels: int) ->
             return FeatureDependentNoise(num_features, num_labels, *rates)
 
 
-class _Objective:
-    """objective o observe o noise model o classifier; without a noise model, one step fewer."""
+class ObservedTagger(nn.Module):
+    """observe o noise model o classifier: inputs to observed logits; without a noise model, to the true ones."""
 
-    def __init__(self, network: nn.Module, config: TrainConfig) -> None:
-        self.network, self.config = network, config
+    def __init__(self, classifier: Classifier, noise_model: nn.Module | None, detach_features: bool) -> None:
+        super().__init__()
+        self.classifier, self.noise_model, self.detach_features = classifier, noise_model, detach_features
 
-    def __call__(self, batch: Batch) -> Float[Tensor, ""]:
-        logits, h = self.network["classifier"](batch.inputs)  # type: ignore[index]
-        logits, h = logits.float(), h.float()
-        if "noise_model" in self.network:  # type: ignore[operator]
-            noise_model = self.network["noise_model"]  # type: ignore[index]
-            logits = observe(logits, noise_model(h.detach() if self.config.detach_features else h))
-        return q_likelihood(logits, batch.labels, self.config.q, self.config.loss)
+    def forward(self, inputs: Float[Tensor, "B ..."]) -> Float[Tensor, "B K"]:
+        """Logits of p(z=1|I) for photos or features."""
+        logits, h = self.classifier(inputs)
+        if self.noise_model is None:
+            return logits.float()
+        return observe(logits.float(), self.noise_model((h.detach() if self.detach_features else h).float()))
 
 
 def _build_classifier(
@@ -296,21 +314,22 @@ def _take_over(classifier: Classifier, source: Run, run: Run) -> None:
         raise InputError(
             f"from: stage 1 of {source.folder} does not fit this classifier ({[*unexpected, *missing][0]})"
         )
-    for record in source.history():
-        if record["stage"] == 1:
-            run.append_history(record)
 
 
-def _trainable_state(classifier: Classifier, config: TrainConfig) -> dict[str, Tensor]:
-    state = classifier.state_dict()
-    return {name: state[name] for name in state if not (config.freeze_backbone and name.startswith("backbone."))}
+def _copy_trained(network: nn.Module, config: TrainConfig) -> dict[str, Tensor]:
+    """The state on the CPU, without a frozen backbone, which never changes."""
+    state = network.state_dict()
+    kept = [name for name in state if not (config.freeze_backbone and "backbone." in name)]
+    return {name: state[name].detach().cpu().clone() for name in kept}
 
 
-def _loader(bags: Bags, config: TrainConfig, stage: int) -> DataLoader:
-    flip = config.flip and isinstance(bags, PhotoBags)
-    batches = EpochBatches(len(bags), config.batch_size, 2 * config.seed + stage, shuffle=True, flip=flip)
-    workers = config.num_workers if isinstance(bags, PhotoBags) else 0
-    return DataLoader(bags, batch_sampler=batches, collate_fn=_as_it_is, num_workers=workers)
+def _loader(bags: Bags, config: TrainConfig, stage: int) -> tuple[DataLoader, EpochBatches]:
+    photos = isinstance(bags, PhotoBags)
+    batches = EpochBatches(
+        len(bags), config.batch_size, 2 * config.seed + stage, shuffle=True, flip=config.flip and photos
+    )
+    workers = config.num_workers if photos else 0
+    return DataLoader(bags, batch_sampler=batches, collate_fn=_as_it_is, num_workers=workers), batches
 
 
 def _as_it_is(batch: Any) -> Batch:

@@ -74,7 +74,7 @@ def test_the_whole_tree_can_be_moved(tmp_path: Path) -> None:
     shutil.move(tmp_path / "tree", tmp_path / "elsewhere")
     manifest = read_manifest(tmp_path / "elsewhere" / "lists" / "m.parquet")
     assert manifest.header == {"media_root": "../photos"}
-    assert manifest.media_paths(manifest.rows[0])[0].is_file()
+    assert manifest.photo_paths()[0].is_file()
 
 
 def test_missing_photos_are_counted_listed_and_written(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ class TrainConfig:
     """Decoupled weight decay of the classifier's matrices, times the learning rate."""
     noise_learning_rate: float = 1e-3
     """Peak rate of the noise model's biases b (AdamW)."""
-    noise_weight_learning_rate: float = 5e-5
+    noise_weight_learning_rate: float = 1e-5
     """Peak rate of the noise model's weights u: far below the head's, or FD explains every tag by itself."""
     noise_weight_decay: float = 3.0
     """Decay of u toward zero, that is of FD toward FI."""

@@ -41,9 +41,10 @@ def load_backbone(name: str, weights: str, resolution: int) -> tuple[nn.Module, 
         if settings.get("fixed_input_size") and settings["input_size"][-1] != resolution:
             model = timm.create_model(name, pretrained=fetch, img_size=resolution)
     except Exception as error:
+        reason = str(error).rstrip(".")
         raise InputError(
-            f"backbone {name!r} with weights {weights!r} could not be built: {error}. Where no model hub can be "
-            f"reached give weights 'offline' (for {OFFLINE_BACKBONE}), 'none', or a file"
+            f"backbone {name!r} with weights {weights!r} could not be built: {reason}. Where no model hub can be reached "
+            f"give weights 'offline' (for {OFFLINE_BACKBONE}), 'none', or a file"
         ) from error
     defaults = resolve_model_data_config(model)
     preprocessing = Preprocessing(resolution, defaults["mean"], defaults["std"], defaults["interpolation"])

@@ -14,12 +14,11 @@ from truetag.data.labels import label_matrix
 from truetag.data.manifest import Manifest, read_manifest
 from truetag.data.scenes import WORDS, draw_scenes
 from truetag.data.vocabulary import Vocabulary, build_vocabulary, write_vocabulary
-from truetag.errors import InputError
 from truetag.prediction import predict_manifest
 from truetag.recipes import recipe
 from truetag.reports.figures import plot_rates
 from truetag.reports.page import inline_figure, inline_photo, write_page
-from truetag.runs import Run
+from truetag.runs import Run, require_new_folder
 from truetag.scoring import Metrics, evaluate
 from truetag.training import train
 
@@ -55,8 +54,7 @@ def demo(out: Path, num_train: int = 2400, num_test: int = 800, seed: int = 0) -
         num_test: photos to score on, against the exact truth.
         seed: decides the drawings, the captions and the training.
     """
-    if out.exists() and any(out.iterdir()):
-        raise InputError(f"out: {out} exists already; give a new folder")
+    require_new_folder(out)
     started = time.monotonic()
     clean = draw_scenes(out / "scenes", num_train, num_train // 8, num_test, seed=seed)
     manifest, words = out / "corrupted.jsonl", out / "vocabulary.tsv"

@@ -79,14 +79,23 @@ def create_run(folder: Path, config: TrainConfig, vocabulary: Vocabulary, prepro
     Raises:
         InputError: it exists and is not empty.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"out: {folder} exists already; give a new folder")
+    require_new_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", dataclasses.asdict(config))
     write_json(folder / "preprocessing.json", dataclasses.asdict(preprocessing))
     write_json(folder / "versions.json", versions())
     write_vocabulary(folder / "vocabulary.tsv", vocabulary)
     return Run(folder, config, vocabulary, preprocessing)
+
+
+def require_new_folder(folder: Path) -> None:
+    """Refuse a folder that something is in, before any work is done for it.
+
+    Raises:
+        InputError: it exists and is not empty.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"out: {folder} exists already; give a new folder")
 
 
 def open_run(folder: Path) -> Run:

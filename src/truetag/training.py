@@ -37,7 +37,7 @@ from truetag.latent import observe
 from truetag.noise_models import FeatureDependentNoise, FeatureIndependentNoise
 from truetag.objectives import q_likelihood
 from truetag.progress import Progress
-from truetag.runs import Run, create_run, open_run, write_skipped
+from truetag.runs import Run, create_run, open_run, require_new_folder, write_skipped
 
 Bags = FeatureBags | PhotoBags
 Epoch = dict[str, Any]
@@ -73,6 +73,7 @@ def train(
         start_from: a run whose stage 1 is taken over instead of trained again.
         cache: where features are cached; by default in the user's cache folder.
     """
+    require_new_folder(out)
     manifest, words = read_manifest(data), read_vocabulary(vocabulary)
     accelerator = Accelerator(mixed_precision=config.precision)
     with torch.random.fork_rng():

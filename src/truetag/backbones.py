@@ -43,8 +43,8 @@ def load_backbone(name: str, weights: str, resolution: int) -> tuple[nn.Module, 
     except Exception as error:
         reason = str(error).rstrip(".")
         raise InputError(
-            f"backbone {name!r} with weights {weights!r} could not be built: {reason}. Where no model hub can be reached "
-            f"give weights 'offline' (for {OFFLINE_BACKBONE}), 'none', or a file"
+            f"backbone {name!r} with weights {weights!r} could not be built: {reason}. Where no model hub is "
+            f"in reach give weights 'offline' (for {OFFLINE_BACKBONE}), 'none', or a file"
         ) from error
     defaults = resolve_model_data_config(model)
     preprocessing = Preprocessing(resolution, defaults["mean"], defaults["std"], defaults["interpolation"])

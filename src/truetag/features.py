@@ -137,7 +137,7 @@ def _extract(
     with (
         (cache / "features.bin").open("ab") as features_file,
         (cache / "rows.txt").open("a") as rows_file,
-        Progress(f"features ({_mb(size)} on disk)", len(paths)) as progress,
+        Progress("features", len(paths)) as progress,
         torch.inference_mode(),
     ):
         flushed, pending = time.monotonic(), []
@@ -161,6 +161,9 @@ def _extract(
                     pending.append(digests[position])
                 broken |= {digest_of[path]: reason for path, reason in batch.skipped}
                 progress.advance(len(batch.positions) + len(batch.skipped))
+                if progress.done <= BATCH_SIZE < len(paths):  # one batch tells how long the rest will take
+                    estimate = (time.monotonic() - flushed) / progress.done * len(paths)
+                    progress.say(f"features of {len(paths)} photos: {_mb(size)} on disk, about {estimate:.0f} s")
                 if time.monotonic() - flushed > _FLUSH_SECONDS:
                     flush()
                     flushed = time.monotonic()

@@ -50,6 +50,10 @@ class Progress:
         if not self.console.is_terminal and time.monotonic() - self.printed > _LINE_SECONDS:
             self._print_line()
 
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        self.console.print(text, highlight=False, soft_wrap=True)
+
     def _print_line(self) -> None:
         self.printed = time.monotonic()
         elapsed = self.printed - self.started

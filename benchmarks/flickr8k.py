@@ -34,7 +34,7 @@ from truetag.training import train
 
 RECIPES = ("mlcn-star", "mlcn", "nmn-fi", "nmn-fd")
 BASELINE = "mlcn-star"
-VALIDATION_FRACTION = 0.05
+VALIDATION_FRACTION = 0.03
 NUM_RESAMPLES = 300
 REPORT = Path(__file__).with_suffix(".md")
 
@@ -48,6 +48,8 @@ class Benchmark:
     out: Path = REPORT
     levels: tuple[int, ...] = (0, 1, 2, 3, 4)
     seeds: tuple[int, ...] = (0, 1, 2)
+    report: bool = True
+    """Write the report at the end; without it, several processes can share the levels."""
 
 
 def main(benchmark: Benchmark) -> None:
@@ -55,7 +57,8 @@ def main(benchmark: Benchmark) -> None:
     for level in benchmark.levels:
         for seed in benchmark.seeds:
             run_recipes(benchmark, clean, vocabulary, level, seed)
-    write_report(benchmark, clean)
+    if benchmark.report:
+        write_report(benchmark, clean)
 
 
 def prepare(benchmark: Benchmark) -> tuple[Path, Path]:

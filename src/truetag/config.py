@@ -30,7 +30,7 @@ class TrainConfig:
     """Side of the square that photos are resized to, in pixels."""
     pooling: Pooling = "mean"
     """How the logits of regions become the logit of the photo."""
-    dropout: float = 0.7
+    dropout: float = 0.6
     """Probability that a feature is dropped before the head while training."""
     standardise: bool = True
     """Standardise features with the statistics of the training data before the head."""
@@ -66,7 +66,7 @@ class TrainConfig:
     """The same in stage 2."""
     backbone_learning_rate: float = 0.1
     """Rate of the backbone, as a share of the head's."""
-    weight_decay: float = 3.0
+    weight_decay: float = 1.0
     """Decoupled weight decay of the classifier's matrices, times the learning rate."""
     noise_learning_rate: float = 1e-3
     """Peak rate of the noise model's biases b (AdamW)."""

@@ -95,6 +95,15 @@ def test_a_half_written_end_is_cut_off_and_computed_again(network, tmp_path, cut
     np.testing.assert_allclose(again.array[again.rows], expected, atol=1e-6)
 
 
+def test_a_torn_memo_is_mended(network, tmp_path):
+    classifier, spec, paths = network
+    cached_features(paths[:4], classifier, spec, tmp_path)
+    memo = tmp_path / "features" / spec.fingerprint() / "files.txt"
+    memo.write_text(memo.read_text() + '["/some/photo.jpg", "12 3')
+    for _ in range(2):
+        assert not cached_features(paths[:6], classifier, spec, tmp_path).skipped
+
+
 def test_unusable_files_are_skipped_with_their_reasons(network, tmp_path):
     classifier, spec, paths = network
     broken, missing = tmp_path / "broken.jpg", tmp_path / "missing.jpg"

@@ -89,3 +89,19 @@ def test_mean_ignores_padding():
     mask = torch.tensor([True, True, False, False, False]).view(1, 5, 1)
     assert torch.allclose(pooling.mean(logits, 1, mask), logits[:, :2].mean(1))
     assert torch.allclose(pooling.mean(logits, 1), logits.mean(1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_keeps_rare_instances(dtype):
+    logits = torch.full((1, 100), -20.0, dtype=dtype, requires_grad=True)
+    bag = noisy_or(logits, 1)
+    assert bag.item() == pytest.approx(-20 + torch.tensor(100.0).log().item(), abs=1e-3)
+    (gradient,) = torch.autograd.grad(bag.sum(), logits)
+    assert torch.allclose(gradient.float(), torch.full((1, 100), 0.01), rtol=1e-2)
+
+
+def test_no_instances_at_all_is_an_empty_bag():
+    logits = torch.zeros(2, 0, 3, requires_grad=True)
+    bag = noisy_or(logits, 1)
+    assert (bag == -torch.inf).all()
+    assert torch.autograd.grad(bag.sum(), logits)[0].shape == (2, 0, 3)

@@ -82,6 +82,15 @@ def test_truth_is_the_best_that_rows_have(tiny, tiny_run, tmp_path):
         evaluate(tiny_run.folder, tmp_path / "none.jsonl")
 
 
+def test_rows_without_captions_have_no_count_ap(tiny, tiny_run, tmp_path):
+    rows = [row | {"true_tags": None, "image": str(tiny / row["image"])} for row in iterate_rows(tiny / "scenes.jsonl")]
+    rows[-1] |= {"captions": [], "tags": ["sky"]}
+    write_manifest(tmp_path / "m.jsonl", rows)
+    metrics = evaluate(tiny_run.folder, tmp_path / "m.jsonl")
+    assert metrics["count_mean_ap"] is None
+    assert metrics["mean_ap"] is not None
+
+
 def test_all_splits_together(tiny, tiny_run):
     assert evaluate(tiny_run.folder, tiny / "scenes.jsonl", split="all")["num_examples"] == 80
     with pytest.raises(InputError, match="no row has split 'tset'"):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -104,9 +105,25 @@ def test_a_broken_photo_trains_nothing_and_ends_nothing(tiny, tiny_config, tmp_p
         tmp_path / "a",
     )
     frozen = replace(tiny_config, freeze_backbone=True, stage2_epochs=0, noise_model="none")
-    run = train(frozen, tmp_path / "m.jsonl", tiny / "vocabulary.tsv", tmp_path / "b")
-    (line,) = (run.folder / "skipped.jsonl").read_text().splitlines()
-    assert json.loads(line)["path"] == str(tmp_path / "broken.jpg")
+    train(frozen, tmp_path / "m.jsonl", tiny / "vocabulary.tsv", tmp_path / "b")
+    for name in ("a", "b"):
+        (line,) = (tmp_path / name / "skipped.jsonl").read_text().splitlines()
+        assert json.loads(line)["path"] == str(tmp_path / "broken.jpg")
+
+
+@pytest.mark.parametrize("freeze", [True, False])
+def test_no_usable_photo_is_said(tiny, tiny_config, tmp_path, freeze):
+    shutil.copy(tiny / "swapped.jsonl", tmp_path / "m.jsonl")  # its photos are elsewhere
+    config = replace(tiny_config, freeze_backbone=freeze)
+    with pytest.raises(InputError, match="none of its train photos can be used"):
+        train(config, tmp_path / "m.jsonl", tiny / "vocabulary.tsv", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_wrong_start_leaves_no_folder_behind(tiny, tiny_config, tmp_path):
+    with pytest.raises(InputError, match="not a run folder"):
+        train(tiny_config, tiny / "swapped.jsonl", tiny / "vocabulary.tsv", tmp_path / "run", tmp_path / "nowhere")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("pooling", ["mean", "noisy-or"])
@@ -148,6 +165,8 @@ GOLDEN_LOSSES = [0.57363, 0.54812, 0.62587, 0.60078]
         ("dropout", 1.0, "below 1"),
         ("q", 1.5, "between 0 and 1"),
         ("batch_size", 0, "above 0"),
+        ("noise_learning_rate", -1.0, "0 or more"),
+        ("seed", 2**40, "below"),
         ("stage1_epochs", -1, "0 or more"),
         ("noise_model", "fi", "stage2_epochs must be above 0"),
     ],

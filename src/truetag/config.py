@@ -99,6 +99,9 @@ class TrainConfig:
             self._require(name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
         for name in ("stage1_epochs", "stage2_epochs", "weight_decay", "noise_weight_decay", "num_workers", "seed"):
             self._require(name, getattr(self, name) >= 0, "0 or more")
+        for name in ("backbone_learning_rate", "noise_learning_rate", "noise_weight_learning_rate"):
+            self._require(name, getattr(self, name) >= 0, "0 or more")
+        self._require("seed", self.seed < 2**31, "below 2^31")
         for name in ("resolution", "batch_size", "learning_rate", "stage2_learning_rate"):
             self._require(name, getattr(self, name) > 0, "above 0")
         for field in dataclasses.fields(self):

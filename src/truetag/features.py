@@ -20,7 +20,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -80,7 +80,6 @@ def cached_features(
     classifier: Classifier,
     spec: FeatureSpec,
     folder: Path | None = None,
-    device: torch.device | None = None,
 ) -> CachedFeatures:
     """Features of all photos, computing those that the cache lacks.
 
@@ -94,7 +93,7 @@ def cached_features(
         known = _read_rows(cache, spec)
         digests, unreadable = _digest_files(paths, cache / "files.txt")
         wanted = {digest: path for path, digest in zip(paths, digests, strict=True) if digest and digest not in known}
-        broken = _extract(wanted, known, classifier, spec, cache, device) if wanted else {}
+        broken = _extract(wanted, known, classifier, spec, cache) if wanted else {}
     shape = (len(known), spec.num_regions, spec.num_features)
     array = np.memmap(cache / "features.bin", spec.dtype, "r", shape=shape) if known else np.zeros(shape, spec.dtype)
     rows = np.array([known.get(digest, -1) if digest else -1 for digest in digests], dtype=np.int64)
@@ -124,7 +123,6 @@ def _extract(
     classifier: Classifier,
     spec: FeatureSpec,
     cache: Path,
-    device: torch.device | None,
 ) -> dict[str, str]:
     """Append the features of `wanted` (content digest -> path) to the cache and `known`; return the broken, and why."""
     size, free = len(wanted) * spec.bytes_per_photo(), shutil.disk_usage(cache).free
@@ -153,7 +151,7 @@ def _extract(
         try:
             for batch in stream_photos(paths, spec.preprocessing, BATCH_SIZE):
                 if batch.positions:
-                    photos = batch.photos if device is None else batch.photos.to(device)
+                    photos = batch.photos.to(classifier.head.weight.device)
                     regions = classifier.pool_features(classifier.extract(photos)).cpu()
                     features_file.write(_to_bytes(regions, spec))
                 for position in batch.positions:
@@ -191,14 +189,15 @@ def _read_rows(cache: Path, spec: FeatureSpec) -> dict[str, int]:
 def _digest_files(paths: Sequence[Path], memo_path: Path) -> tuple[list[str | None], dict[Path, str]]:
     """Content digests, None for files that cannot be read (with the reasons); unchanged files come from the memo."""
     memo: dict[str, tuple[str, str]] = {}
-    if memo_path.exists():
-        *lines, _ = memo_path.read_text().split("\n")
-        for line in lines:
+    memo_path.touch()
+    for line in memo_path.read_text().split("\n"):
+        with suppress(ValueError):  # a line torn by a crash: its file is read again
             path, signature, digest = json.loads(line)
             memo[path] = (signature, digest)
     digests: list[str | None] = []
     unreadable: dict[Path, str] = {}
     with memo_path.open("a") as file:
+        file.write("\n")  # ends a torn line
         for path in paths:
             name = str(path.resolve())
             try:

@@ -19,14 +19,18 @@ def noisy_or(logits: Float[Tensor, "*S"], dim: int, mask: Bool[Tensor, "*M"] | N
     """Logit of P = 1 - prod_r (1 - p_r) over `dim` [Sec. 2.4].
 
     `mask` broadcasts to `logits`; False instances are padding and contribute nothing. An empty bag is -inf, and its
-    gradient is zero.
+    gradient is zero. Half precision is computed and returned in single.
 
     >>> noisy_or(torch.zeros(2), dim=0).sigmoid()  # 1 - 1/2 * 1/2
     tensor(0.7500)
     """
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        logits = logits.float()  # half precision cannot hold the sum over rare instances
     if mask is not None:
         # not `logits * mask`: padding may hold NaN
         logits = torch.where(mask, logits, -torch.inf)
+    if logits.shape[dim] == 0:
+        return logits.sum(dim) - torch.inf
     return _NoisyOr.apply(logits, dim)
 
 

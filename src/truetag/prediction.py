@@ -4,6 +4,7 @@ import csv
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from truetag.progress import Progress
 from truetag.runs import Run, open_run, write_skipped
 
 BATCH_SIZE = 32
+ROWS_PER_WRITE = 1000
 MANIFEST_SUFFIXES = (".jsonl", ".parquet")
 OUTPUT_SUFFIXES = (".parquet", ".csv", ".json", ".jsonl")
 Tagged = dict[str, Any]
@@ -189,8 +191,9 @@ def _write(path: Path, rows: Iterator[Tagged]) -> int:
 
     if path.suffix == ".parquet":
         with pq.ParquetWriter(path, _SCHEMA) as writer:
-            for row in counted():
-                writer.write_table(pa.Table.from_pylist([row], _SCHEMA))
+            stream = counted()
+            while chunk := list(islice(stream, ROWS_PER_WRITE)):
+                writer.write_table(pa.Table.from_pylist(chunk, _SCHEMA))
         return count
     with path.open("w", encoding="utf-8", newline="") as file:
         match path.suffix:

@@ -46,9 +46,11 @@ def evaluate(
     opened, content = open_run(run), read_manifest(manifest)
     rows = content.in_split(None if split == "all" else split)
     truth = truth or _best_truth(rows)
+    labels = label_matrix(rows, opened.vocabulary, truth)
+    counts = _counts(rows, opened.vocabulary, truth)
     logits, h, kept, skipped = predict_manifest(opened, content, None if split == "all" else split, cache)
-    labels = label_matrix(rows, opened.vocabulary, truth)[kept]
-    counts = _counts(rows, opened.vocabulary, truth, kept)
+    labels = labels[kept]
+    counts = None if counts is None else (counts[0][kept], counts[1][kept])
     metrics: Metrics = {"split": split, "truth": truth, "num_examples": len(kept), "num_skipped": len(skipped)}
     metrics |= score(logits, labels, counts, opened.vocabulary, threshold)
     noise_model = load_noise_model(opened)
@@ -158,13 +160,12 @@ def _best_truth(rows: Any) -> Truth:
     raise InputError("these rows have neither captions nor tags to score against")
 
 
-def _counts(rows: Any, vocabulary: Vocabulary, truth: Truth, kept: list[int]) -> tuple[Tensor, Tensor] | None:
-    """How many captions name each word, where the truth is made of captions."""
+def _counts(rows: Any, vocabulary: Vocabulary, truth: Truth) -> tuple[Tensor, Tensor] | None:
+    """How many captions name each word, where the truth is made of captions and every row has some."""
     has_true_tags = any(tags is not None for tags in rows["true_tags"][:])
-    if truth == "tags" or (truth == "true" and has_true_tags) or any(c is None for c in rows["captions"][:]):
+    if truth == "tags" or (truth == "true" and has_true_tags) or not all(rows["captions"][:]):
         return None
-    counts, captions_per_image = caption_counts(rows, vocabulary, truth)
-    return counts[kept], captions_per_image[kept]
+    return caption_counts(rows, vocabulary, truth)
 
 
 def _number(value: float) -> float | None:

@@ -74,6 +74,7 @@ def train(
         cache: where features are cached; by default in the user's cache folder.
     """
     require_new_folder(out)
+    source = None if start_from is None else open_run(start_from)
     manifest, words = read_manifest(data), read_vocabulary(vocabulary)
     accelerator = Accelerator(mixed_precision=config.precision)
     with torch.random.fork_rng():
@@ -81,11 +82,11 @@ def train(
         backbone, preprocessing = load_backbone(config.backbone, config.weights, config.resolution)
         classifier = _build_classifier(config, backbone, preprocessing, len(words)).to(accelerator.device)
     training_data = _prepare_data(config, manifest, words, classifier, preprocessing, cache)
+    if source is not None:
+        _take_over(classifier, source, config, words)
     # several processes (`accelerate launch`) compute alike; one of them writes
     writes = accelerator.is_main_process
     run = create_run(out, config, words, preprocessing) if writes else Run(out, config, words, preprocessing)
-    if training_data.skipped and writes:
-        write_skipped(run.folder / "skipped.jsonl", training_data.skipped)
 
     with ExitStack() as stack:
         board = stack.enter_context(SummaryWriter(str(run.folder / "tensorboard"))) if writes else None
@@ -97,12 +98,10 @@ def train(
             for name in record.keys() - {"stage", "epoch"}:
                 board.add_scalar(f"stage{record['stage']}/{name}", record[name], record["epoch"])
 
-        if start_from is None:
+        if source is None:
             _start(classifier, training_data.train, config)
             fit(classifier, None, training_data, config, accelerator, log, stage=1)
         else:
-            source = open_run(start_from)
-            _take_over(classifier, source, run)
             for record in source.history():
                 if record["stage"] == 1:
                     log(record)
@@ -112,6 +111,9 @@ def train(
             noise_model = make_noise_model(config, classifier.head.in_features, len(words))
             fit(classifier, noise_model, training_data, config, accelerator, log, stage=2)
     if writes:
+        undecoded = [skip for part in (training_data.train, training_data.validation) for skip in part.skipped]
+        if training_data.skipped or undecoded:
+            write_skipped(run.folder / "skipped.jsonl", training_data.skipped + undecoded)
         run.save_state("stage1", stage1)
         run.save_state("classifier", classifier.state_dict())
         if noise_model is not None:
@@ -148,7 +150,8 @@ def fit(
             started = time.monotonic()
             # dropout draws from the global generator: seeded here, an epoch can be repeated by itself
             torch.manual_seed(config.seed * 1_000_003 + stage * 10_007 + epoch * 101 + accelerator.process_index)
-            loader.set_epoch(epoch)
+            loader.set_epoch(epoch)  # which a single process hands on to the sampler, and several do not
+            batches.set_epoch(epoch)
             network.train()
             if config.freeze_backbone:
                 classifier.backbone.eval()
@@ -214,7 +217,11 @@ def _build_classifier(
     config: TrainConfig, backbone: nn.Module, preprocessing: Preprocessing, num_labels: int
 ) -> Classifier:
     probe = Classifier(backbone, 1, 1, config.pooling)
-    num_features = feature_spec(probe, config.backbone, "", preprocessing).num_features
+    try:
+        num_features = feature_spec(probe, config.backbone, "", preprocessing).num_features
+    except RuntimeError as error:
+        got = f"{config.backbone} cannot take photos of {config.resolution} x {config.resolution}"
+        raise InputError(f"resolution: {got} ({error})") from None
     backbone.requires_grad_(not config.freeze_backbone)
     return Classifier(backbone, num_features, num_labels, config.pooling, config.dropout)
 
@@ -235,7 +242,9 @@ def _prepare_data(
     for rows, labels in parts:
         paths = [all_paths[row] for row in rows]
         if not config.freeze_backbone:
-            bags.append(PhotoBags(paths, labels, preprocessing))
+            found = [i for i, path in enumerate(paths) if path.is_file()]
+            skipped += [Skipped(path, "no such file") for path in paths if not path.is_file()]
+            bags.append(PhotoBags([paths[i] for i in found], labels[found], preprocessing))
             continue
         spec = spec or feature_spec(classifier, config.backbone, digest_weights(classifier.backbone), preprocessing)
         features = cached_features(paths, classifier, spec, cache)
@@ -262,6 +271,8 @@ def _choose_rows(
         raise InputError(f"{manifest.path}: no training row names a word of the vocabulary")
     if validation:
         return [(rows, labels), (validation, observed_labels(manifest.rows.select(validation), vocabulary))]
+    if not config.validation_fraction:
+        raise InputError(f"validation_fraction must be above 0: {manifest.path} has no rows of split 'validation'")
     # every noisy choice needs held-out rows; where none are given they are cut here, the same for the same seed
     fractions = {"train": 1 - config.validation_fraction, "validation": config.validation_fraction}
     groups = manifest.rows["group"][:]
@@ -282,7 +293,9 @@ def _start(classifier: Classifier, bags: Bags, config: TrainConfig) -> None:
         for number, picks in enumerate(batches):
             if number == STATISTICS_BATCHES and isinstance(bags, PhotoBags):
                 return
-            inputs = bags.__getitems__(picks).inputs.to(device)
+            batch = bags.__getitems__(picks)
+            # of a photo that cannot be decoded nothing is known, and it looks like nothing
+            inputs = batch.inputs[(batch.labels >= 0).any(1)].to(device)
             regions = classifier.extract(inputs) if inputs.ndim == 4 else inputs
             num_regions = regions.shape[1]
             yield regions
@@ -298,16 +311,17 @@ def _start(classifier: Classifier, bags: Bags, config: TrainConfig) -> None:
         classifier.set_prior(frequencies.to(device), num_regions)
 
 
-def _take_over(classifier: Classifier, source: Run, run: Run) -> None:
+def _take_over(classifier: Classifier, source: Run, config: TrainConfig, vocabulary: Vocabulary) -> None:
     """Load stage 1 of another run.
 
     Raises:
-        InputError: that run has another vocabulary, backbone, pooling or resolution, or the same setting differs.
+        InputError: that run has another vocabulary, or differs in a setting that stage 1 depends on.
     """
-    if source.vocabulary.words != run.vocabulary.words:
+    if source.vocabulary.words != vocabulary.words:
         raise InputError(f"from: the vocabulary of {source.folder} is not the one given")
-    for name in ("backbone", "weights", "freeze_backbone", "pooling", "resolution"):
-        theirs, ours = getattr(source.config, name), getattr(run.config, name)
+    # the seed too: it may have drawn the held-out part, which stage 2 must not choose its epoch on if stage 1 saw it
+    for name in ("backbone", "weights", "freeze_backbone", "pooling", "resolution", "seed", "validation_fraction"):
+        theirs, ours = getattr(source.config, name), getattr(config, name)
         if theirs != ours:
             raise InputError(f"from: {source.folder} was trained with {name} {theirs!r}, this run has {ours!r}")
     missing, unexpected = classifier.load_state_dict(source.load_state("stage1"), strict=False)

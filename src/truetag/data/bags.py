@@ -37,6 +37,7 @@ class FeatureBags(Dataset):
 
     def __init__(self, features: np.ndarray, rows: np.ndarray, labels: Int8[Tensor, "N K"]) -> None:
         self.features, self.rows, self.labels = features, rows, labels
+        self.skipped: list[Skipped] = []
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -57,6 +58,7 @@ class PhotoBags(Dataset):
 
     def __init__(self, paths: Sequence[Path], labels: Int8[Tensor, "N K"], preprocessing: Preprocessing) -> None:
         self.paths, self.labels, self.preprocessing = paths, labels, preprocessing
+        self._broken: dict[Path, str] = {}
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -68,9 +70,15 @@ class PhotoBags(Dataset):
         for row, (index, flip) in enumerate(picks):
             try:
                 inputs[row] = self.preprocessing(read_photo(self.paths[index]), flip)
-            except MediaError:
+            except MediaError as error:
                 labels[row] = -1
+                self._broken[self.paths[index]] = str(error)
         return Batch(inputs, labels)
+
+    @property
+    def skipped(self) -> list[Skipped]:
+        """The photos that could not be decoded so far, as far as this process tried."""
+        return [Skipped(path, reason) for path, reason in self._broken.items()]
 
 
 class EpochBatches(Sampler[list[Pick]]):

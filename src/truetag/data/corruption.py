@@ -126,8 +126,9 @@ def corrupt(
     """Write a corrupted copy of a manifest; exactly one kind of corruption.
 
     Swaps stay within a split and keep the originals in `true_captions`. Flips and single positives turn the rows into
-    tags of the vocabulary: `tags` and `unknown_tags` are what is observed, `true_tags` what was observed before; the
-    captions move to `true_captions`. The header tells the kind, parameters, seed, splits and the realised rates.
+    tags of the vocabulary: `tags` and `unknown_tags` are what is observed, `true_tags` what was observed before (unless
+    the row has some); the captions move to `true_captions`. The header tells the kind, parameters, seed, splits and the
+    realised rates.
 
     Args:
         manifest: the manifest to corrupt.
@@ -174,7 +175,9 @@ def corrupt(
     def changed_rows() -> Iterator[Row]:
         for place, row in enumerate(stream_rows(content.rows, FIELDS)):
             if place in changes:
-                row |= {"true_captions": row["true_captions"] or row["captions"]} | changes[place]
+                # truth that somebody gave is better than what was observed
+                given = {name: row[name] for name in ("true_captions", "true_tags") if row[name] is not None}
+                row |= {"true_captions": row["captions"]} | changes[place] | given
             yield row
 
     if words is not None and before is not None:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,12 +110,17 @@ def read_header(path: Path | str) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such manifest file")
-    if path.suffix == ".parquet":
-        metadata = pq.read_schema(path).metadata or {}
-        return json.loads(metadata.get(b"truetag", b"{}"))
-    with path.open(encoding="utf-8-sig") as file:
-        first = _parse_line(path, 1, file.readline())
-    return first if first is not None and _is_header(first) else {}
+    with _reading(path):
+        if path.suffix == ".parquet":
+            metadata = pq.read_schema(path).metadata or {}
+            header = json.loads(metadata.get(b"truetag", b"{}"))
+        else:
+            with path.open(encoding="utf-8-sig") as file:
+                first = _parse_line(path, 1, file.readline())
+            header = first if first is not None and _is_header(first) else {}
+    if not isinstance(header.get("media_root", "."), str):
+        raise InputError(f"{path}: the header's media_root must be text, got {header['media_root']!r:.60}")
+    return header
 
 
 def iterate_rows(path: Path | str) -> Iterator[Row]:
@@ -127,12 +133,13 @@ def iterate_rows(path: Path | str) -> Iterator[Row]:
     if not path.is_file():
         raise InputError(f"{path}: no such manifest file")
     seen: dict[str, int] = {}
-    for line, row in _numbered_rows(path):
-        _check(path, line, row)
-        if row["id"] in seen:
-            raise InputError(f"{path}, line {line}: id {row['id']!r} was already used on line {seen[row['id']]}")
-        seen[row["id"]] = line
-        yield {name: row.get(name) for name in FIELDS}
+    with _reading(path):
+        for line, row in _numbered_rows(path):
+            _check(path, line, row)
+            if row["id"] in seen:
+                raise InputError(f"{path}, line {line}: id {row['id']!r} was already used on line {seen[row['id']]}")
+            seen[row["id"]] = line
+            yield {name: row.get(name) for name in FIELDS}
 
 
 def stream_rows(rows: Rows, fields: Sequence[str]) -> Iterator[Row]:
@@ -175,6 +182,17 @@ _FEATURES = datasets.Features(
 
 def _checked_rows(path: str, digest: str) -> Iterator[Row]:
     yield from iterate_rows(path)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Say which file it is that is not what its name promises."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: expected UTF-8 text, got {error.reason} at byte {error.start}") from None
+    except pa.ArrowException as error:
+        raise InputError(f"{path}: not a readable Parquet file ({error})") from None
 
 
 def _digest(path: Path) -> str:

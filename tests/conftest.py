@@ -7,6 +7,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before any import that reads it
 from pathlib import Path
 
 import datasets
+import hypothesis
 import pytest
 import torch
 
@@ -18,6 +19,10 @@ from truetag.data.vocabulary import build_vocabulary, write_vocabulary
 from truetag.training import train
 
 torch.set_num_threads(1)
+# fresh examples on a developer's machine, the same ones in CI
+hypothesis.settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    hypothesis.settings.load_profile("ci")
 
 SHARED_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 

@@ -41,11 +41,11 @@ _SETTINGS: dict[str, Any] = {
     "stage2_epochs": 3,
     # few steps: the rates must move faster than on real data
     "noise_learning_rate": 3e-2,
-    "stage1_epochs": 9,
+    "stage1_epochs": 8,
 }
 
 
-def demo(out: Path, num_train: int = 2400, num_test: int = 800, seed: int = 0) -> None:
+def demo(out: Path, num_train: int = 2000, num_test: int = 800, seed: int = 0) -> None:
     """Draw photos with noisy captions, train with and without a noise model, and write a page that compares them.
 
     Args:

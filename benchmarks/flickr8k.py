@@ -7,6 +7,7 @@ like the rest of it; `dev.txt` is scored once, at the end. Expected: see flickr8
 """
 
 import csv
+import itertools
 import json
 import platform
 import statistics
@@ -106,12 +107,7 @@ def write_report(benchmark: Benchmark, clean: Path) -> None:
         for level in benchmark.levels
         for name in RECIPES
     }
-    pairs = [
-        (level, name, counted)
-        for level in benchmark.levels
-        for name in ("nmn-fi", "nmn-fd")
-        for counted in (False, True)
-    ]
+    pairs = list(itertools.product(benchmark.levels, ("nmn-fi", "nmn-fd"), (False, True)))
     with ThreadPoolExecutor() as pool:  # start with OMP_NUM_THREADS=1: many small sums are slower on two threads each
         differences = dict(zip(pairs, pool.map(lambda pair: compare(benchmark, clean, *pair), pairs), strict=True))
     with benchmark.out.with_suffix(".csv").open("w", newline="") as file:

@@ -1,6 +1,8 @@
 """The promised names and signatures."""
 
 import inspect
+import subprocess
+import sys
 
 import truetag.data.corruption
 import truetag.evaluation.ranking
@@ -42,3 +44,11 @@ def test_a_noise_model_is_compared_with_the_same_classifier_trained_as_long():
 
 def test_the_package_has_a_version():
     assert truetag.__version__
+
+
+def test_import_alone_reaches_the_promised_names():
+    code = (
+        "import sys, truetag; assert 'torch' not in sys.modules; truetag.latent.observe; "
+        "truetag.evaluation.ranking.average_precision; truetag.data.corruption.swap_captions"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,1 +1,13 @@
 """Scores of predictions against labels: pure functions of tensors."""
+
+import importlib
+from types import ModuleType
+
+_MODULES = ("ranking", "decisions", "significance")
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Load a public module when it is first asked for."""
+    if name in _MODULES:
+        return importlib.import_module(f"truetag.evaluation.{name}")
+    raise AttributeError(f"module 'truetag.evaluation' has no attribute {name!r}")

@@ -121,11 +121,11 @@ def _run(arguments: list[str]) -> int:
     command = COMMANDS[name]
     module, _, function_name = command.function.partition(":")
     function = getattr(importlib.import_module(module), function_name)
-    prog = f"truetag {name}"
+    prog, defaults = f"truetag {name}", {}
     if name == "train":
-        function, prog, rest = _bind_recipe(function, rest)
+        prog, defaults["config"], rest = _choose_recipe(rest)
     result = tyro.cli(
-        _as_command(function, command.positional), prog=prog, args=rest, config=(tyro.conf.OmitArgPrefixes,)
+        _as_command(function, command.positional, defaults), prog=prog, args=rest, config=(tyro.conf.OmitArgPrefixes,)
     )
     text = command.show(result)
     if text:
@@ -133,34 +133,22 @@ def _run(arguments: list[str]) -> int:
     return 0
 
 
-def _bind_recipe(train: Callable[..., Any], arguments: list[str]) -> tuple[Callable[..., Any], str, list[str]]:
-    """`train` with the defaults of the recipe that is the first argument."""
+def _choose_recipe(arguments: list[str]) -> tuple[str, Any, list[str]]:
+    """The recipe that is the first argument: the command with it, its settings, and the arguments that remain."""
     recipes = importlib.import_module("truetag.recipes")
     names = ", ".join(recipes.RECIPES)
     if not arguments:
         raise InputError(f"train: expected a recipe first, one of {names}")
     if arguments[0] in ("-h", "--help"):
         print(f"usage: truetag train RECIPE --data MANIFEST --vocabulary V --out RUN [settings]\n\nrecipes: {names}\n")
-        return _with_default(train, recipes.RECIPES["mlcn"]), "truetag train mlcn", arguments
-    return _with_default(train, recipes.recipe(arguments[0])), f"truetag train {arguments[0]}", arguments[1:]
+        return "truetag train mlcn", recipes.RECIPES["mlcn"], arguments
+    return f"truetag train {arguments[0]}", recipes.recipe(arguments[0]), arguments[1:]
 
 
-def _with_default(train: Callable[..., Any], config: Any) -> Callable[..., Any]:
-    @functools.wraps(train)
-    def command(*values: Any, **named: Any) -> Any:
-        return train(*values, **named)
-
-    signature = inspect.signature(train)
-    parameters = [
-        parameter.replace(kind=parameter.KEYWORD_ONLY, default=config if name == "config" else parameter.default)
-        for name, parameter in signature.parameters.items()
-    ]
-    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    return command
-
-
-def _as_command(function: Callable[..., Any], positional: tuple[str, ...]) -> Callable[..., Any]:
-    """The function with annotations that tell tyro which parameters are positional and which have another flag."""
+def _as_command(
+    function: Callable[..., Any], positional: tuple[str, ...], defaults: dict[str, Any]
+) -> Callable[..., Any]:
+    """The function as tyro shall see it: which parameters are positional, have another flag, or another default."""
     signature = inspect.signature(function)
     hints = typing.get_type_hints(function, include_extras=True)
     parameters = []
@@ -170,7 +158,8 @@ def _as_command(function: Callable[..., Any], positional: tuple[str, ...]) -> Ca
             hint = tyro.conf.Positional[hint]
         elif name in _FLAG_NAMES:
             hint = Annotated[hint, tyro.conf.arg(name=_FLAG_NAMES[name])]
-        parameters.append(parameter.replace(annotation=hint, kind=parameter.KEYWORD_ONLY))
+        default = defaults.get(name, parameter.default)
+        parameters.append(parameter.replace(annotation=hint, default=default, kind=parameter.KEYWORD_ONLY))
 
     @functools.wraps(function)
     def command(**named: Any) -> Any:

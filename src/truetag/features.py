@@ -105,7 +105,9 @@ def cached_features(
     return CachedFeatures(array, rows, skipped)
 
 
-def feature_spec(classifier: Classifier, backbone: str, weights_digest: str, preprocessing: Preprocessing):
+def feature_spec(
+    classifier: Classifier, backbone: str, weights_digest: str, preprocessing: Preprocessing
+) -> FeatureSpec:
     """The spec of a classifier's features; its shape is found by one black photo."""
     side = preprocessing.resolution
     device = classifier.head.weight.device

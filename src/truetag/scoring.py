@@ -44,11 +44,12 @@ def evaluate(
         cache: where features are cached; by default in the user's cache folder.
     """
     opened, content = open_run(run), read_manifest(manifest)
-    rows = content.in_split(None if split == "all" else split)
+    part = None if split == "all" else split
+    rows = content.in_split(part)
     truth = truth or _best_truth(rows)
     labels = label_matrix(rows, opened.vocabulary, truth)
     counts = _counts(rows, opened.vocabulary, truth)
-    logits, h, kept, skipped = predict_manifest(opened, content, None if split == "all" else split, cache)
+    logits, h, kept, skipped = predict_manifest(opened, content, part, cache)
     labels = labels[kept]
     counts = None if counts is None else (counts[0][kept], counts[1][kept])
     metrics: Metrics = {"split": split, "truth": truth, "num_examples": len(kept), "num_skipped": len(skipped)}

@@ -71,3 +71,9 @@ def tiny_run(tiny, tiny_config, tmp_path_factory):
     """A finished run on `tiny`."""
     folder = tmp_path_factory.mktemp("runs") / "fd"
     return train(tiny_config, tiny / "swapped.jsonl", tiny / "vocabulary.tsv", folder)
+
+
+@pytest.fixture
+def few_steps(monkeypatch):
+    """Heads in few steps, for what does not depend on how well they are trained."""
+    monkeypatch.setattr("truetag.heads._FEWEST_STEPS", 20)

@@ -154,6 +154,7 @@ WITHIN = {
     ("demo", "reports.tagged_photos"),
     ("recipes", "paper"),
     ("reports.figures", "reports.tagged_photos"),
+    ("heads", "observed_tagger"),
     ("reproduce", "corpora"),
     ("reproduce", "paper"),
     ("reproduce", "reproduction_plan"),

@@ -27,11 +27,6 @@ class Remembering(BaseEstimator):
         return np.column_stack([counts, np.asarray(y)[:, 0]]).astype(float)
 
 
-@pytest.fixture
-def few_steps(monkeypatch):
-    monkeypatch.setattr("truetag.heads._FEWEST_STEPS", 20)
-
-
 @pytest.fixture(scope="module")
 def data():
     rng = np.random.default_rng(0)

@@ -48,12 +48,6 @@ CANNOT_APPLY = {
 }
 
 
-@pytest.fixture
-def few_steps(monkeypatch):
-    """For what does not depend on how well the head is trained."""
-    monkeypatch.setattr("truetag.heads._FEWEST_STEPS", 20)
-
-
 @pytest.fixture(scope="module")
 def data():
     """Features, true labels, and observed ones: three of ten true ones are missing."""

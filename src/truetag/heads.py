@@ -7,16 +7,17 @@ features never move. Labels may be soft (between 0 and 1) or unknown.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn.functional import dropout, layer_norm, linear
 
+from truetag.config import NoiseModel
 from truetag.latent import known, observe, reduce
-from truetag.noise_models import FeatureDependentNoise, FeatureIndependentNoise
+from truetag.noise_models import FeatureDependentNoise
 from truetag.objectives import q_likelihood
+from truetag.observed_tagger import make_noise_model
 
 EMBEDDING_WIDTH = 64
 _SMALLEST_FREQUENCY = 1e-4
@@ -32,7 +33,7 @@ Objective = Callable[[Float[Tensor, "B K"], Float[Tensor, "B K"], float], Float[
 class HeadSettings:
     """How a head is trained."""
 
-    noise_model: Literal["none", "fi", "fd"] = "none"
+    noise_model: NoiseModel = "none"
     q: float = 0.0
     """q-likelihood of the observed label; 0 is the likelihood."""
     missing_rate: float = 0.1
@@ -183,11 +184,7 @@ def _start(features: Tensor, labels: Tensor, settings: HeadSettings, weights: Te
     frequencies = (of_labels * labels.nan_to_num()).sum(0) / of_labels.sum(0).clamp(min=_SMALLEST_WEIGHT)
     bias = torch.logit(frequencies.clamp(_SMALLEST_FREQUENCY, 1 - _SMALLEST_FREQUENCY))
     rates = (settings.missing_rate, settings.incorrect_rate)
-    noise_model: nn.Module | None = None
-    if settings.noise_model == "fi":
-        noise_model = FeatureIndependentNoise(num_labels, *rates)
-    elif settings.noise_model == "fd":
-        noise_model = FeatureDependentNoise(num_features, num_labels, *rates)
+    noise_model = make_noise_model(settings.noise_model, num_features, num_labels, *rates)
     if noise_model is not None:
         noise_model.to(features.dtype)
     return Head(mean, deviation, features.new_zeros(num_labels, num_features), bias, normalised, noise_model)

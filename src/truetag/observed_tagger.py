@@ -4,7 +4,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from truetag.classifier import Classifier
-from truetag.config import TrainConfig
+from truetag.config import NoiseModel
 from truetag.latent import observe
 from truetag.noise_models import FeatureDependentNoise, FeatureIndependentNoise
 
@@ -26,13 +26,14 @@ class ObservedTagger(nn.Module):
         return observe(logits.float(), self.noise_model((h.detach() if self.detach_features else h).float()))
 
 
-def make_noise_model(config: TrainConfig, num_features: int, num_labels: int) -> nn.Module | None:
-    """The noise model that the config names, at its start."""
-    rates = (config.initial_missing_rate, config.initial_incorrect_rate)
-    match config.noise_model:
+def make_noise_model(
+    name: NoiseModel, num_features: int, num_labels: int, missing_rate: float, incorrect_rate: float
+) -> nn.Module | None:
+    """The noise model of this name, at its start."""
+    match name:
         case "none":
             return None
         case "fi":
-            return FeatureIndependentNoise(num_labels, *rates)
+            return FeatureIndependentNoise(num_labels, missing_rate, incorrect_rate)
         case "fd":
-            return FeatureDependentNoise(num_features, num_labels, *rates)
+            return FeatureDependentNoise(num_features, num_labels, missing_rate, incorrect_rate)

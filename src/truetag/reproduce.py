@@ -185,9 +185,8 @@ def _run(out: Path, corpus: Corpus, row: Row, config: TrainConfig, cache: Path |
                 vocabulary=corpus.vocabulary,
                 seed=config.seed,
             )
-    start_from = None
-    for name, recipe in _jobs(out, corpus, [row]):
-        folder = _folder(out, corpus, name, recipe)
+    for _, recipe in _jobs(out, corpus, [row]):
+        folder = _folder(out, corpus, row, recipe)
         tell(f"{folder.parent.name}: {recipe}")
         first = stage1_of(recipe)
         start_from = None if first is None else _folder(out, corpus, row, first)

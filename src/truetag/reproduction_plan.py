@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 import torch
 
 from truetag.backbones import load_backbone
-from truetag.classifier import Classifier
 from truetag.config import TrainConfig
 from truetag.features import feature_spec
 from truetag.objectives import q_likelihood
 from truetag.text import file_size
+from truetag.training import build_classifier
 
 _TIMED_FRAMES = 2
 _STORED_FRAME = 25_000
@@ -41,10 +41,9 @@ def measure(config: TrainConfig, num_labels: int) -> Costs:
     """Time a step on random pixels; no weights are fetched."""
     config = replace(config, frames_at_a_time=0)
     backbone, preprocessing = load_backbone(config.backbone, "none", config.resolution)
-    backbone.requires_grad_(not config.freeze_backbone)
-    spec = feature_spec(Classifier(backbone, getattr(backbone, "num_noise_features", 0) + 1, 1), "", "", preprocessing)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    classifier = Classifier(backbone, spec.num_features, num_labels, config.pooling).to(device)
+    classifier = build_classifier(config, backbone, preprocessing, num_labels).to(device)
+    spec = feature_spec(classifier, config.backbone, "", preprocessing)
     photos = torch.zeros(_TIMED_FRAMES, 1, 3, config.resolution, config.resolution, device=device)
     labels = torch.zeros(_TIMED_FRAMES, num_labels, device=device)
 

@@ -104,15 +104,21 @@ def soft_labels(
 ) -> Float[Tensor, "N K"]:
     """p(some valid source names the word) = 1 - prod over the sources that name it of (1 - validity)."""
     log_absent = np.log1p(-np.minimum(validity, 1 - 1e-12))
-    of_bags = sparse.csr_array((log_absent, (bags, np.arange(len(bags)))), shape=(num_bags, len(bags)))
-    return torch.from_numpy(-np.expm1(sparse.csr_matrix(of_bags @ words).toarray())).float()
+    return torch.from_numpy(-np.expm1(_sum_over_bags(log_absent, words, bags, num_bags))).float()
 
 
 def naming_shares(words: sparse.csr_array, bags: Int64[np.ndarray, "S"], num_bags: int) -> Float[Tensor, "N K"]:
     """The share of a bag's sources that name the word: what `source_validity` wants logits of; 0 without any."""
     sizes = np.maximum(np.bincount(bags, minlength=num_bags), 1)
-    of_bags = sparse.csr_array((1 / sizes[bags], (bags, np.arange(len(bags)))), shape=(num_bags, len(bags)))
-    return torch.from_numpy(sparse.csr_matrix(of_bags @ words).toarray()).float()
+    return torch.from_numpy(_sum_over_bags(1 / sizes[bags], words, bags, num_bags)).float()
+
+
+def _sum_over_bags(
+    values: Float64[np.ndarray, "S"], words: sparse.csr_array, bags: Int64[np.ndarray, "S"], num_bags: int
+) -> Float64[np.ndarray, "N K"]:
+    """For each bag and word the sum of `values` over the sources that name it."""
+    of_bags = sparse.csr_array((values, (bags, np.arange(len(bags)))), shape=(num_bags, len(bags)))
+    return sparse.csr_matrix(of_bags @ words).toarray()
 
 
 class _Evidence:

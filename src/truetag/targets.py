@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int8
+from jaxtyping import Float, Float64, Int8, Int64
+from scipy import sparse
 from torch import Tensor
 
 from truetag.backbones import digest_weights
@@ -67,33 +68,30 @@ def learn_targets(
         return config, []
     if config.level == "frame":
         raise InputError("level: validity and the choice of q need the labels of bags, got frame")
+    sources = source_words(manifest.rows.select(data.train_rows), vocabulary) if config.validity else None
     if kept.is_file():
         state, note = read_tensors(kept)
     else:
-        state, note = _learn(config, manifest, vocabulary, data, classifier, preprocessing, cache)
+        features = _mean_features(data, classifier, config, preprocessing, cache)
+        state, note = _learn(config, data.train.labels, features, sources)
         if writes:
             write_tensors(kept, state, note)
-    if "validity" in state:
-        rows = manifest.rows.select(data.train_rows)
-        data.train.labels = _soften(*source_words(rows, vocabulary), state["validity"].numpy(), data.train.labels)
+    if sources is not None and "validity" in state:
+        data.train.labels = _soften(*sources, state["validity"].numpy(), data.train.labels)
     return replace(config, **note["chosen"]), note["said"]
 
 
 def _learn(
     config: TrainConfig,
-    manifest: Manifest,
-    vocabulary: Vocabulary,
-    data: TrainingData,
-    classifier: Classifier,
-    preprocessing: Preprocessing,
-    cache: Path | None,
+    labels: Int8[Tensor, "N K"],
+    features: Float[Tensor, "N D"],
+    sources: tuple[sparse.csr_array, Int64[np.ndarray, "S"]] | None,
 ) -> tuple[State, dict[str, Any]]:
     state: State = {}
     note: dict[str, Any] = {"chosen": {}, "said": []}
-    labels = targets = data.train.labels
-    features = _mean_features(data, classifier, config, preprocessing, cache)
-    if config.validity:
-        words, bags = source_words(manifest.rows.select(data.train_rows), vocabulary)
+    targets = labels
+    if sources is not None:
+        words, bags = sources
         sizes = np.bincount(bags, minlength=len(labels))
         if np.count_nonzero(sizes) >= 2:
             # the share of its captions that name a word; a bag without captions says nothing
@@ -113,10 +111,15 @@ def _learn(
     return state, note
 
 
-def _soften(words: Any, bags: Any, validity: Any, labels: Int8[Tensor, "N K"]) -> Float[Tensor, "N K"]:
+def _soften(
+    words: sparse.csr_array,
+    bags: Int64[np.ndarray, "S"],
+    validity: Float64[np.ndarray, "S"],
+    labels: Int8[Tensor, "N K"],
+) -> Float[Tensor, "N K"]:
     """Labels by the validity of the captions that name them; what tags name stays present, what is unknown unknown."""
     soft = soft_labels(words, bags, validity, len(labels))
-    said = soft_labels(words, bags, np.ones(len(bags)), len(labels)) > 0
+    said = naming_shares(words, bags, len(labels)) > 0
     return torch.where((labels == 1) & said, soft, labels.float())
 
 

@@ -87,7 +87,7 @@ def train(
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)  # weights that are not loaded are drawn
             backbone, preprocessing = load_backbone(config.backbone, config.weights, config.resolution)
-            classifier = _build_classifier(config, backbone, preprocessing, len(words)).to(accelerator.device)
+            classifier = build_classifier(config, backbone, preprocessing, len(words)).to(accelerator.device)
         bags = prepare_data(config, manifest, words, classifier, preprocessing, cache, max_skipped, allow_outside)
         origin = {"the training data": bags.digest(), "--from": None}
         history: list[Epoch] = []
@@ -152,14 +152,21 @@ def _train_stages(
             journal.run.save_state("stage1", trained_state(classifier, config))
     if not config.stage2_epochs:
         return None
-    noise_model = make_noise_model(config, classifier.num_noise_features, len(journal.run.vocabulary))
+    rates = (config.initial_missing_rate, config.initial_incorrect_rate)
+    num_features, num_labels = classifier.num_noise_features, len(journal.run.vocabulary)
+    noise_model = make_noise_model(config.noise_model, num_features, num_labels, *rates)
     Stage(2, classifier, noise_model, data, accelerator, journal).run()
     return noise_model
 
 
-def _build_classifier(
+def build_classifier(
     config: TrainConfig, backbone: nn.Module, preprocessing: Preprocessing, num_labels: int
 ) -> Classifier:
+    """The classifier that the config describes, on a backbone whose number of features is found out here.
+
+    Raises:
+        InputError: the backbone cannot take photos of this resolution.
+    """
     probe = Classifier(backbone, getattr(backbone, "num_noise_features", 0) + 1, 1, config.pooling)
     try:
         num_features = feature_spec(probe, config.backbone, "", preprocessing).num_features

@@ -71,7 +71,7 @@ class Benchmark:
 
 
 def main(benchmark: Benchmark) -> None:
-    clean, vocabulary = prepare(benchmark)
+    clean, vocabulary = prepare(benchmark.data, benchmark.work)
     for level in benchmark.levels:
         for seed in benchmark.seeds:
             run_recipes(benchmark, clean, vocabulary, level, seed)
@@ -79,11 +79,12 @@ def main(benchmark: Benchmark) -> None:
         write_report(benchmark, clean)
 
 
-def prepare(benchmark: Benchmark) -> tuple[Path, Path]:
-    imported, clean, vocabulary = (benchmark.work / name for name in ("all.jsonl", "clean.jsonl", "vocabulary.tsv"))
+def prepare(data: Path, work: Path) -> tuple[Path, Path]:
+    """The manifest of all photos with their own captions, split, and its vocabulary."""
+    imported, clean, vocabulary = (work / name for name in ("all.jsonl", "clean.jsonl", "vocabulary.tsv"))
     if not vocabulary.exists():
-        import_captions(benchmark.data / "captions.csv", benchmark.data / "images", imported)
-        lists = {"train": benchmark.data / "train.txt", "test": benchmark.data / "dev.txt"}
+        import_captions(data / "captions.csv", data / "images", imported)
+        lists = {"train": data / "train.txt", "test": data / "dev.txt"}
         split(imported, clean, lists=lists, validation_fraction=VALIDATION_FRACTION)
         make_vocabulary(clean, vocabulary, size=500)
     return clean, vocabulary

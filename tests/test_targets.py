@@ -75,7 +75,7 @@ def test_a_run_that_goes_on_has_the_same_targets(tiny, config, tmp_path, monkeyp
     with pytest.raises(KeyboardInterrupt):
         train(replace(config, checkpoint_seconds=0.0), *arguments, tmp_path / "run", cache=tmp_path)
     monkeypatch.undo()
-    monkeypatch.setattr("truetag.targets._learn", None)  # it is not learnt again
+    monkeypatch.setattr("truetag.targets.learn_from_features", None)  # it is not learnt again
     run = train(config, *arguments, tmp_path / "run", cache=tmp_path, resume=True)
     for name in ("targets", "classifier"):
         ours, theirs = run.load_state(name), whole.load_state(name)

@@ -73,20 +73,31 @@ def learn_targets(
         state, note = read_tensors(kept)
     else:
         features = _mean_features(data, classifier, config, preprocessing, cache)
-        state, note = _learn(config, data.train.labels, features, sources)
+        state, note = learn_from_features(config, data.train.labels, features, sources)
         if writes:
             write_tensors(kept, state, note)
     if sources is not None and "validity" in state:
-        data.train.labels = _soften(*sources, state["validity"].numpy(), data.train.labels)
+        data.train.labels = soften(*sources, state["validity"].numpy(), data.train.labels)
     return replace(config, **note["chosen"]), note["said"]
 
 
-def _learn(
+def learn_from_features(
     config: TrainConfig,
     labels: Int8[Tensor, "N K"],
     features: Float[Tensor, "N D"],
     sources: tuple[sparse.csr_array, Int64[np.ndarray, "S"]] | None,
 ) -> tuple[State, dict[str, Any]]:
+    """What `learn_targets` keeps, of features in memory.
+
+    Args:
+        config: whether q is to be chosen, and the seed.
+        labels: as they were observed.
+        features: the mean of each bag.
+        sources: the words of each caption and its bag, if their validity is to be found.
+
+    Returns:
+        "validity" of each caption, and a note: what was "chosen", "held_out_auc" by candidate, and what to tell.
+    """
     state: State = {}
     note: dict[str, Any] = {"chosen": {}, "said": []}
     targets = labels
@@ -102,7 +113,7 @@ def _learn(
             state["validity"] = torch.from_numpy(found.probabilities)
             note["share_of_valid_captions"] = found.share
             note["said"].append(f"about {100 * found.share:.0f} % of {len(bags)} captions belong where they are")
-            targets = _soften(words, bags, found.probabilities, labels)
+            targets = soften(words, bags, found.probabilities, labels)
     if config.q is None:
         choice = choose(features, labels, candidates(HeadSettings()), targets=targets, seed=config.seed)
         note["chosen"] = {"noise_model": choice.settings.noise_model, "q": choice.settings.q}
@@ -111,7 +122,7 @@ def _learn(
     return state, note
 
 
-def _soften(
+def soften(
     words: sparse.csr_array,
     bags: Int64[np.ndarray, "S"],
     validity: Float64[np.ndarray, "S"],

@@ -174,11 +174,16 @@ METHODS: dict[str, Method] = {
         "learning rate of u",
         (1e-5, 1e-6, 1e-4),
     ),
+    "nmn-fd-shared": Method(
+        by_settings(lambda value: replace(PLAIN, noise_model="fd-shared", noise_learning_rate=value)),
+        "noise learning rate",
+        (1e-2, 3e-3, 3e-2),
+    ),
     **{f"fi, q = {q:g}": Method(by_settings(lambda value, q=q: replace(PLAIN, noise_model="fi", q=q))) for q in QS[1:]},
     "chosen q": Method(fit_chosen),
     "best": Method(fit_best),
     "oracle": Method(fit_oracle),
 }
 FIXED = [f"fi, q = {q:g}" for q in QS[1:]]
-OURS = ("nmn-fi", "nmn-fd", *FIXED, "chosen q", "best", "oracle")
+OURS = ("nmn-fi", "nmn-fd", "nmn-fd-shared", *FIXED, "chosen q", "best", "oracle")
 PEERS = [name for name in METHODS if name not in OURS and name != "mlcn-star"]

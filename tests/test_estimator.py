@@ -141,7 +141,7 @@ def test_a_data_frame_gives_its_names(data):
 # --- the answers
 
 
-@pytest.mark.parametrize("noise_model", ["none", "fi", "fd"])
+@pytest.mark.parametrize("noise_model", ["none", "fi", "fd", "fd-shared"])
 def test_it_is_the_head_with_the_same_settings(data, noise_model):
     X, _, y = data
     fitted = NoisyLabelClassifier(noise_model, q=0.4, **TRAINED).fit(X, y)
@@ -155,7 +155,7 @@ def test_it_is_the_head_with_the_same_settings(data, noise_model):
     assert fitted.choice_ is None
 
 
-@pytest.mark.parametrize("noise_model", ["fi", "fd"])
+@pytest.mark.parametrize("noise_model", ["fi", "fd", "fd-shared"])
 def test_posterior_is_bayes_and_its_mean_over_observations_the_probability(data, noise_model):
     """p(y=1|x) = sum_z p(z|x) p(y=1|z,x), and p(z=1|x) is Eq. 5."""
     X, _, y = data
@@ -178,7 +178,7 @@ def test_without_a_noise_model_an_observation_changes_nothing(data):
     assert not fitted.noise_rates_.any()
 
 
-@pytest.mark.parametrize("noise_model", ["fi", "fd"])
+@pytest.mark.parametrize("noise_model", ["fi", "fd", "fd-shared"])
 def test_noise_rates_are_missing_and_incorrect(data, noise_model):
     X, _, y = data
     settings = {"learning_rate": 0.05, "weight_decay": 0.0, "dropout": 0.0}

@@ -17,12 +17,6 @@ PLAIN = HeadSettings(learning_rate=0.01, weight_decay=0.0, dropout=0.1, layer_no
 QUICK = replace(PLAIN, epochs=1)
 
 
-@pytest.fixture
-def few_steps(monkeypatch):
-    """For what does not depend on how well a head is trained."""
-    monkeypatch.setattr("truetag.heads._FEWEST_STEPS", 20)
-
-
 def linear_truth(num_examples=3 * N, num_features=D, num_labels=K, seed=0):
     """Features, labels and logits; the first N examples are to train on."""
     generator = torch.Generator().manual_seed(seed)
@@ -181,6 +175,26 @@ def test_the_feature_dependent_model_has_a_transition_for_each_example():
     assert not log_q.requires_grad
     untrained = fit_head(features, labels, replace(settings, epochs=0))
     assert torch.allclose(untrained.log_q(features).exp()[..., 0, 1], torch.tensor(0.1))
+
+
+def test_careless_images_are_told_from_absent_labels():
+    """Tags go missing by an image's own odds: the shared model finds these, at a rate at which FD takes over."""
+    generator = torch.Generator().manual_seed(0)
+    features, directions = torch.randn(4 * N, 16, generator=generator), torch.randn(40, 16, generator=generator)
+    chance = torch.logit(torch.rand(4 * N, 40, generator=generator))
+    truth = (features @ directions.T - 1 + chance > 0).float()
+    odds = features @ torch.randn(16, generator=generator) / 2 - 1
+    observed = torch.where(torch.rand(4 * N, 40, generator=generator) < odds.sigmoid().unsqueeze(1), 0, truth)
+    settings = replace(PLAIN, learning_rate=0.05, noise_learning_rate=0.05, noise_weight_learning_rate=0.05)
+    heads = {
+        name: fit_head(features[:N], observed[:N], replace(settings, noise_model=name, noise_weight_decay=0.0))
+        for name in ("none", "fi", "fd", "fd-shared")
+    }
+    scores = {name: mean_ap(head, features[N:], truth[N:]) for name, head in heads.items()}
+    assert scores["fd-shared"] > scores["fi"] > scores["none"]
+    assert scores["fd"] < scores["none"]  # as Eq. 3 is written: it explains the labels by itself
+    shared = torch.logit(heads["fd-shared"].log_q(features[N:])[..., 0, 1].exp()).mean(1)
+    assert torch.corrcoef(torch.stack([shared, odds[N:]]))[0, 1] > 0.95
 
 
 @pytest.mark.usefixtures("few_steps")

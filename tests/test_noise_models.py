@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from truetag.latent import negative_log_likelihood, observe
-from truetag.noise_models import FeatureDependentNoise, FeatureIndependentNoise, transition
+from truetag.noise_models import FeatureDependentNoise, FeatureIndependentNoise, SharedFeatureNoise, transition
 
 K, D = 6, 4
-MODELS = [lambda: FeatureIndependentNoise(K), lambda: FeatureDependentNoise(D, K)]
+MODELS = [lambda: FeatureIndependentNoise(K), lambda: FeatureDependentNoise(D, K), lambda: SharedFeatureNoise(D, K)]
 
 
 @pytest.mark.parametrize("make", MODELS)
@@ -50,6 +50,15 @@ def test_rates_are_q01_and_q10(make):
     assert torch.equal(noise.missing_rate(features), q[..., 0, 1])
     assert torch.equal(noise.incorrect_rate(features), q[..., 1, 0])
     assert noise.missing_rate().shape == noise.incorrect_rate().shape == (K,)
+
+
+def test_what_an_image_adds_to_the_log_odds_is_shared_by_all_labels():
+    noise, features = SharedFeatureNoise(D, K, 0.3, torch.linspace(0.01, 0.2, K)).double(), torch.randn(5, D).double()
+    with torch.no_grad():
+        noise.weights.normal_()
+    for rates, of_value in ((noise.incorrect_rate, 0), (noise.missing_rate, 1)):
+        added = torch.logit(rates(features)) - torch.logit(rates())
+        assert torch.allclose(added, (features @ noise.weights[of_value]).unsqueeze(1).expand(5, K))
 
 
 def test_rates_may_differ_by_label():

@@ -10,7 +10,7 @@ from truetag.text import shown
 
 MACHINE_SETTINGS = ("num_workers", "checkpoint_seconds", "keep_checkpoints")
 """Settings that change nothing in what is learnt: a run may be resumed with others."""
-NoiseModel = Literal["none", "fi", "fd"]
+NoiseModel = Literal["none", "fi", "fd", "fd-shared"]
 Pooling = Literal["mean", "noisy-or", "max", "lse"]
 Level = Literal["bag", "frame"]
 

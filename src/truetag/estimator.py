@@ -24,7 +24,7 @@ from truetag.heads import Head, HeadSettings, fit_head
 from truetag.latent import posterior_logits
 from truetag.selection import Choice, candidates, choose
 
-NOISE_MODELS = ("auto", "none", "fi", "fd")
+NOISE_MODELS = ("auto", "none", "fi", "fd", "fd-shared")
 _EXAMPLES_AT_A_TIME = 4096
 
 
@@ -37,8 +37,9 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
     present. Mistakes in the input raise `InputError`, a `ValueError`.
 
     Args:
-        noise_model: "none"; "fi", rates that depend on the label; "fd", also on the features; or "auto", which chooses
-            between "none" and "fi" on a quarter of the training examples, by their observed labels.
+        noise_model: "none"; "fi", rates that depend on the label; "fd", also on the features; "fd-shared", on the
+            features alike for all labels; or "auto", which chooses between "none" and "fi" on a quarter of the training
+            examples, by their observed labels.
         q: of the q-likelihood, 0 the likelihood, towards 1 the more robust; None: 0, or chosen where "auto" is.
         epochs: passes over the data; more on small data, at least 400 steps.
         batch_size: examples a step.
@@ -51,8 +52,8 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
         random_state: seed of the order of examples, of dropout and of what is held out; None: another one each time.
 
     Attributes:
-        noise_rates_: [K, 2], q01 = p(z=0|y=1) "missing" and q10 = p(z=1|y=0) "incorrect" of each label; of "fd" the
-            mean over the training examples; 0 without a noise model.
+        noise_rates_: [K, 2], q01 = p(z=0|y=1) "missing" and q10 = p(z=1|y=0) "incorrect" of each label; of "fd" and
+            "fd-shared" the mean over the training examples; 0 without a noise model.
         choice_: what "auto" chose, with the reason and every candidate's held-out AUC; None where it was given.
         head_: the classifier and its noise model as `truetag.heads.Head`.
         classes_: [K, 2], the values 0 and 1 of each label.
@@ -73,7 +74,7 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
     @no_type_check  # scikit-learn's convention: a constructor takes anything, and `fit` says what is wrong with it
     def __init__(
         self,
-        noise_model: Literal["auto", "none", "fi", "fd"] = "auto",
+        noise_model: Literal["auto", "none", "fi", "fd", "fd-shared"] = "auto",
         q: float | None = None,
         epochs: int = 15,
         batch_size: int = 128,

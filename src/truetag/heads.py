@@ -15,7 +15,7 @@ from torch.nn.functional import dropout, layer_norm, linear
 
 from truetag.config import NoiseModel
 from truetag.latent import known, observe, reduce
-from truetag.noise_models import FeatureDependentNoise
+from truetag.noise_models import FeatureDependentNoise, SharedFeatureNoise
 from truetag.objectives import q_likelihood
 from truetag.observed_tagger import make_noise_model
 
@@ -138,6 +138,8 @@ def _fit(
     if isinstance(noise_model, FeatureDependentNoise):
         rate, decay = settings.noise_weight_learning_rate, settings.noise_weight_decay
         groups.append({"params": [noise_model.weights], "lr": rate, "weight_decay": decay})
+    elif isinstance(noise_model, SharedFeatureNoise):  # a step of v . h is about one of a bias
+        groups.append({"params": [noise_model.weights], "lr": settings.noise_learning_rate / inputs.shape[1] ** 0.5})
     if noise_model is not None:
         groups.append({"params": [noise_model.biases], "lr": settings.noise_learning_rate})
     optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=0.0)

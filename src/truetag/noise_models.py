@@ -77,6 +77,48 @@ class FeatureDependentNoise(nn.Module):
         return log_softmax(self.biases, dim=-2) if features is None else self(features)
 
 
+class SharedFeatureNoise(nn.Module):
+    """Rates of each label, and on the scale of their log-odds what the image adds to those of all labels alike.
+
+    logit q^c_01 = b^c_01 + v_1 . h(I) and logit q^c_10 = b^c_10 + v_0 . h(I): some images are tagged carelessly. FD can
+    take over the classifier's work because each label has a u of its own, which can say that the label is there. Here
+    2 D weights serve K labels: what they add to one they add to all, so they cannot say which label is there, and the
+    votes of K labels on each image determine them. v starts at zero: as FI.
+
+    >>> SharedFeatureNoise(3, 2, missing_rate=0.2).missing_rate(torch.ones(1, 3)).detach()
+    tensor([[0.2000, 0.2000]])
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        num_labels: int,
+        missing_rate: float | Float[Tensor, "K"] = INITIAL_MISSING_RATE,
+        incorrect_rate: float | Float[Tensor, "K"] = INITIAL_INCORRECT_RATE,
+    ) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.zeros(2, num_features))
+        self.biases = nn.Parameter(transition(num_labels, missing_rate, incorrect_rate))
+
+    def forward(self, features: Float[Tensor, "*B D"]) -> Float[Tensor, "*B K 2 2"]:
+        """log_q for pooled features h(I)."""
+        scores = linear(features, self.weights)
+        kept = torch.zeros_like(scores[..., 0])
+        added = torch.stack([kept, scores[..., 1], scores[..., 0], kept], dim=-1).unflatten(-1, (1, 2, 2))
+        return log_softmax(self.biases + added, dim=-2)
+
+    def missing_rate(self, features: Float[Tensor, "*B D"] | None = None) -> Float[Tensor, "*R K"]:
+        """q01 = p(z=0 | y=1, I); without features, at h = 0."""
+        return self._log_q(features)[..., 0, 1].exp()
+
+    def incorrect_rate(self, features: Float[Tensor, "*B D"] | None = None) -> Float[Tensor, "*R K"]:
+        """q10 = p(z=1 | y=0, I); without features, at h = 0."""
+        return self._log_q(features)[..., 1, 0].exp()
+
+    def _log_q(self, features: Tensor | None) -> Tensor:
+        return log_softmax(self.biases, dim=-2) if features is None else self(features)
+
+
 def transition(
     num_labels: int, missing_rate: float | Float[Tensor, "K"], incorrect_rate: float | Float[Tensor, "K"]
 ) -> Float[Tensor, "K 2 2"]:

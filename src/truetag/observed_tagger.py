@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from truetag.classifier import Classifier
 from truetag.config import NoiseModel
 from truetag.latent import observe
-from truetag.noise_models import FeatureDependentNoise, FeatureIndependentNoise
+from truetag.noise_models import FeatureDependentNoise, FeatureIndependentNoise, SharedFeatureNoise
 
 
 class ObservedTagger(nn.Module):
@@ -37,3 +37,5 @@ def make_noise_model(
             return FeatureIndependentNoise(num_labels, missing_rate, incorrect_rate)
         case "fd":
             return FeatureDependentNoise(num_features, num_labels, missing_rate, incorrect_rate)
+        case "fd-shared":
+            return SharedFeatureNoise(num_features, num_labels, missing_rate, incorrect_rate)

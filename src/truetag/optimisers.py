@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from truetag.classifier import Classifier
 from truetag.config import TrainConfig
-from truetag.noise_models import FeatureDependentNoise
+from truetag.noise_models import FeatureDependentNoise, SharedFeatureNoise
 
 _SGD_MOMENTUM = 0.9
 
@@ -33,6 +33,8 @@ def make_optimiser(
     add(list(classifier.backbone.parameters()), rate * config.backbone_learning_rate, config.weight_decay)
     if isinstance(noise_model, FeatureDependentNoise):
         add([noise_model.weights], config.noise_weight_learning_rate, config.noise_weight_decay)
+    elif isinstance(noise_model, SharedFeatureNoise):  # a step of v . h is about one of a bias
+        add([noise_model.weights], config.noise_learning_rate / noise_model.weights.shape[1] ** 0.5, 0.0)
     if noise_model is not None:
         groups.append({"params": [noise_model.biases], "lr": config.noise_learning_rate, "weight_decay": 0.0})
     if config.optimiser == "adamw":

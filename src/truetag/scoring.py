@@ -17,7 +17,7 @@ from truetag.evaluation.decisions import calibration_error, decision_scores
 from truetag.evaluation.ranking import average_precision, by_group, count_average_precision, mean_over_labels
 from truetag.files import write_json
 from truetag.latent import observe
-from truetag.noise_models import FeatureDependentNoise, FeatureIndependentNoise
+from truetag.noise_models import FeatureDependentNoise, FeatureIndependentNoise, SharedFeatureNoise
 from truetag.prediction import predict_manifest
 from truetag.runs import Run, open_run
 from truetag.text import one_line
@@ -113,7 +113,8 @@ def load_noise_model(run: Run) -> nn.Module | None:
     state = run.load_state("noise_model")
     num_labels = len(run.vocabulary)
     if "weights" in state:
-        noise_model: nn.Module = FeatureDependentNoise(state["weights"].shape[-1], num_labels)
+        of_model = FeatureDependentNoise if state["weights"].ndim == 4 else SharedFeatureNoise
+        noise_model: nn.Module = of_model(state["weights"].shape[-1], num_labels)
     else:
         noise_model = FeatureIndependentNoise(num_labels)
     try:

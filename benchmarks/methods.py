@@ -8,6 +8,7 @@ reported. Rows are kept in WORK/rows, one Parquet file each. Expected: see metho
 """
 
 import json
+import subprocess
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -43,6 +44,7 @@ class Benchmark:
     work: Path
     out: Path = REPORT
     seeds: tuple[int, ...] = (0, 1, 2)
+    methods: tuple[str, ...] = tuple(METHODS)
     processes: int = 2
     report_only: bool = False
 
@@ -68,7 +70,7 @@ def jobs(benchmark: Benchmark) -> list[Job]:
         for seed in benchmark.seeds
         for data, columns in COLUMNS.items()
         for column in columns
-        for method in METHODS
+        for method in benchmark.methods
         # where nobody swaps captions, the oracle is the baseline and `best` has no captions to weigh
         if (data == "flickr8k" and (column == "clean" or column.startswith("swap"))) or method not in ("oracle", "best")
     ]
@@ -82,12 +84,20 @@ def main(benchmark: Benchmark) -> None:
         for folder in ("tuning", "rows", "scores"):
             (benchmark.work / folder).mkdir(exist_ok=True)
         with ProcessPoolExecutor(benchmark.processes, get_context("spawn")) as pool:
-            tuned = dict(zip(METHODS, pool.map(tune, [benchmark] * len(METHODS), METHODS), strict=True))
+            names = benchmark.methods
+            tuned = dict(zip(names, pool.map(tune, [benchmark] * len(names), names), strict=True))
             todo = [job for job in jobs(benchmark) if not (benchmark.work / "rows" / f"{job.name}.parquet").exists()]
             print(f"{len(todo)} to do; tuned: {tuned}", flush=True)
             for line in pool.map(run, [benchmark] * len(todo), todo, [tuned[job.method] for job in todo]):
                 print(line, flush=True)
     write_report(benchmark.work, benchmark.flickr8k, benchmark.out, TUNED_ON)
+
+
+@cache
+def commit() -> str:
+    """The commit that a row is made at: a store may be filled over days."""
+    told = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=REPORT.parent)
+    return told.stdout.strip()
 
 
 @cache
@@ -128,6 +138,7 @@ def run(benchmark: Benchmark, job: Job, value: float) -> str:
     logits = head(data.test)
     probabilities = logits.double().sigmoid()
     row |= {"data": job.data, "method": job.method, "column": job.column, "seed": job.seed, "value": value}
+    row["commit"] = commit()
     row["mean_ap"] = mean_over_labels(average_precision(logits, data.test_truth))
     row |= {key: decision_scores(probabilities, data.test_truth)[key] for key in ("of1", "cf1")}
     row["ece"] = calibration_error(probabilities, data.test_truth)

@@ -4,7 +4,6 @@ import csv
 import json
 import platform
 import statistics
-import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -67,7 +66,7 @@ def read_table(work: Path, data: str) -> Table:
 
 
 def header(table: Table, tuned_on: Sequence[tuple[str, int]]) -> list[str]:
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    commits = dict.fromkeys(row["commit"] for part in table.values() for row in part)
     tuned = []
     for name, method in METHODS.items():
         rows = [row for (other, _), part in table.items() if other == name for row in part]
@@ -78,7 +77,7 @@ def header(table: Table, tuned_on: Sequence[tuple[str, int]]) -> list[str]:
     return [
         "# Methods against corruptions",
         "",
-        f"`OMP_NUM_THREADS=1 python benchmarks/methods.py --flickr8k FLICKR8K --work WORK`, commit {commit}, "
+        f"`OMP_NUM_THREADS=1 python benchmarks/methods.py --flickr8k FLICKR8K --work WORK`, rows made at {', '.join(commits)}, "
         f"{platform.machine()}, {', '.join(packages)}. The same linear head (15 epochs, AdamW, dropout, decay) on "
         "features of the frozen offline EfficientNet-Lite0 for every method. In percent, mean ± standard deviation "
         "over seeds of corruption and training. Columns: `swap` captions of five; `flip` incorrect, missing. Flickr8k "

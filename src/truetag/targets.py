@@ -1,6 +1,7 @@
-"""What a run learns before it trains: which captions belong to their bags, and which noise model and q to use.
+"""What a run learns before it trains: which captions belong to their bags, which noise model and q to use, and, where
+there are no captions to weigh, what each tag probably means (`relabelling`).
 
-Both come from heads on the mean features of the backbone as it is at the start, out of sample and from noisy labels
+All come from heads on the mean features of the backbone as it is at the start, out of sample and from noisy labels
 alone. The training labels become soft; the validation labels, on which the epoch is chosen, stay as they were observed.
 """
 
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int8, Int64
 from scipy import sparse
-from torch import Tensor
+from torch import Tensor, nn
 
 from truetag.backbones import digest_weights
 from truetag.classifier import Classifier
@@ -26,7 +27,9 @@ from truetag.data.vocabulary import Vocabulary
 from truetag.errors import InputError
 from truetag.features import cached_features, feature_spec
 from truetag.heads import HeadSettings, out_of_sample_logits
+from truetag.noise_models import FeatureIndependentNoise
 from truetag.preparation import TrainingData
+from truetag.relabelling import relabel, relabelled
 from truetag.selection import candidates, choose
 from truetag.sources import naming_shares, soft_labels, source_validity
 from truetag.tensors import State, read_tensors, write_tensors
@@ -44,7 +47,7 @@ def learn_targets(
     cache: Path | None,
     kept: Path,
     writes: bool,
-) -> tuple[TrainConfig, list[str]]:
+) -> tuple[TrainConfig, nn.Module | None, list[str]]:
     """Make the training labels of `data` soft, if `config.validity`, and choose q, if it is None.
 
     Args:
@@ -59,13 +62,13 @@ def learn_targets(
         writes: whether this process writes it.
 
     Returns:
-        The settings with what was chosen, and what to tell of it.
+        The settings with what was chosen; the noise model, if it is known and not to be trained; what to tell of both.
 
     Raises:
         InputError: the labels are taken for those of frames.
     """
     if not config.validity and config.q is not None:
-        return config, []
+        return config, None, []
     if config.level == "frame":
         raise InputError("level: validity and the choice of q need the labels of bags, got frame")
     sources = source_words(manifest.rows.select(data.train_rows), vocabulary) if config.validity else None
@@ -78,7 +81,11 @@ def learn_targets(
             write_tensors(kept, state, note)
     if sources is not None and "validity" in state:
         data.train.labels = soften(*sources, state["validity"].numpy(), data.train.labels)
-    return replace(config, **note["chosen"]), note["said"]
+    noise_model = None
+    if "posterior" in state:
+        data.train.labels = state["posterior"].float()
+        noise_model = FeatureIndependentNoise(len(vocabulary), state["missing"], state["incorrect"])
+    return replace(config, **note["chosen"]), noise_model, note["said"]
 
 
 def learn_from_features(
@@ -96,10 +103,12 @@ def learn_from_features(
         sources: the words of each caption and its bag, if their validity is to be found.
 
     Returns:
-        "validity" of each caption, and a note: what was "chosen", "held_out_auc" by candidate, and what to tell.
+        "validity" of each caption, or the "posterior" of each label with the rates that it comes from; and a note: what
+        was "chosen", "held_out_ap" by candidate, and what to tell.
     """
     state: State = {}
     note: dict[str, Any] = {"chosen": {}, "said": []}
+    settings = HeadSettings()
     targets = labels
     if sources is not None:
         words, bags = sources
@@ -115,10 +124,16 @@ def learn_from_features(
             note["said"].append(f"about {100 * found.share:.0f} % of {len(bags)} captions belong where they are")
             targets = soften(words, bags, found.probabilities, labels)
     if config.q is None:
-        choice = choose(features, labels, candidates(HeadSettings()), targets=targets, seed=config.seed)
-        note["chosen"] = {"noise_model": choice.settings.noise_model, "q": choice.settings.q}
-        note["held_out_auc"] = choice.scores
+        choice = choose(features, labels, candidates(settings), targets=targets, seed=config.seed)
+        note["held_out_ap"] = choice.scores
         note["said"].append(f"chosen: {choice.reason}")
+        settings = choice.settings
+        if settings.relabel:
+            found = relabel(features, labels, settings, seed=config.seed)
+            rates = found.calibration
+            state |= {"posterior": found.labels.half(), "missing": rates.missing, "incorrect": rates.incorrect}
+            settings = relabelled(settings)
+        note["chosen"] = {"noise_model": settings.noise_model, "q": settings.q}
     return state, note
 
 

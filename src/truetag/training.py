@@ -107,7 +107,7 @@ def train(
         if writes:
             warn_of_labels(bags.train.labels, words)
             write_text(run.folder / "labels.tsv", count_labels(bags.train.labels, words))
-        chosen, said = learn_targets(
+        chosen, known_noise, said = learn_targets(
             *(config, manifest, words, bags, classifier, preprocessing, cache),
             kept=run.folder / "targets.safetensors",
             writes=writes,
@@ -120,7 +120,7 @@ def train(
         skipped = _gather_skipped(bags)
         if writes:
             write_skipped(run.folder / "skipped.jsonl", skipped, bags.num_photos)
-            if noise_model is not None:
+            if (noise_model := noise_model or known_noise) is not None:
                 run.save_state("noise_model", noise_model.state_dict())
             run.save_state("classifier", classifier.state_dict())  # the last: a run that has it is finished
             journal.checkpoints.clear()

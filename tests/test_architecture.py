@@ -24,6 +24,7 @@ GROUPS = [
     {
         "noise_models",
         "rates",
+        "relations",
         "em",
         "data",
         "data.manifest",

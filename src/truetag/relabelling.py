@@ -1,10 +1,10 @@
 """Observed labels replaced by what they probably mean: one E-step of EM, in which nobody vouches for himself.
 
 A head is trained on other folds, its out-of-sample logits are calibrated together with the rates of wrong labels
-(`rates.calibrate`), and Bayes gives rho = p(y=1|z,x) of each example [Appendix Eq. 2]. A second head is trained on rho
-instead of z. In plain EM the same network supplies the logits of the E-step, and has learnt the wrong labels by then:
-what it has seen it believes. A second round would bring that back (rho of the other folds has seen the label), and it
-does worse, so there is one.
+(`rates.calibrate`), the other tags of the example say what they know of it (`relations`), and Bayes gives
+rho = p(y=1|z,x) [Appendix Eq. 2]. A second head is trained on rho instead of z. In plain EM the same network supplies
+the logits of the E-step, and has learnt the wrong labels by then: what it has seen it believes. A second round would
+bring that back (rho of the other folds has seen the label), and it does worse, so there is one.
 """
 
 from dataclasses import dataclass, replace
@@ -17,6 +17,7 @@ from truetag.heads import Head, HeadSettings, fit_head, out_of_sample_logits
 from truetag.latent import known, posterior_logits
 from truetag.noise_models import FeatureIndependentNoise
 from truetag.rates import Calibration, calibrate
+from truetag.relations import fit_relations
 
 MOST_Q = 0.4
 """Of the second head: the posterior has taken out most of what a larger q would be for."""
@@ -47,11 +48,13 @@ def relabel(
         weights: of each example, in any unit.
         seed: of the folds and of training.
     """
+    weights = None if weights is None else weights / weights.mean()
     logits = out_of_sample_logits(features, labels, settings, weights, seed=seed)
-    calibration = calibrate(logits, labels, None if weights is None else weights / weights.mean())
+    calibration = calibrate(logits, labels, weights)
     logits = calibration.true_logits(logits)
     log_q = _noise_model(calibration)()
-    posterior = posterior_logits(logits, log_q, labels).sigmoid()
+    relations = fit_relations(logits, log_q, labels, weights, seed=seed)
+    posterior = posterior_logits(relations(logits, log_q, labels), log_q, labels).sigmoid()
     return Relabelled(torch.where(known(labels), posterior, -1), logits, calibration)
 
 

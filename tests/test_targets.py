@@ -12,8 +12,11 @@ from truetag.data.labels import observed_labels, source_words
 from truetag.data.manifest import iterate_rows, read_manifest, write_manifest
 from truetag.data.vocabulary import read_vocabulary
 from truetag.errors import InputError
+from truetag.heads import HeadSettings
 from truetag.recipes import recipe
 from truetag.runs import open_run
+from truetag.scoring import load_noise_model
+from truetag.selection import Choice
 from truetag.sources import naming_shares
 from truetag.tensors import read_tensors
 from truetag.training import train
@@ -91,6 +94,30 @@ def test_tags_are_taken_as_they_are(tiny, config, tmp_path):
     (tmp_path / "words.tsv").write_text("circle\tNN\t1\nsquare\tNN\t1\n")
     run = train(config, tagged, tmp_path / "words.tsv", tmp_path / "run", cache=tmp_path, allow_outside=True)
     assert "validity" not in learnt(run.folder)[0]
+
+
+def test_where_held_out_tags_say_so_labels_become_their_posterior(tiny, config, tmp_path, monkeypatch):
+    """Nobody's captions to weigh: relabelled, trained without a noise model, and the rates are kept beside it."""
+    rows = [row | {"captions": None, "tags": ["circle"]} for row in iterate_rows(tiny / "swapped.jsonl")]
+    for row in rows[::2]:
+        row["tags"] = ["square"]
+    tagged = tmp_path / "tagged.jsonl"
+    write_manifest(tagged, rows, {"media_root": str(tiny)})
+    (tmp_path / "words.tsv").write_text("circle\tNN\t1\nsquare\tNN\t1\n")
+    chosen = HeadSettings(noise_model="fi", q=0.6, relabel=True)
+    monkeypatch.setattr("truetag.targets.choose", lambda *_, **__: Choice(chosen, {}, "as the test says"))
+    arguments = {"cache": tmp_path, "allow_outside": True}
+    run = train(config, tagged, tmp_path / "words.tsv", tmp_path / "run", **arguments)
+    state, note = learnt(run.folder)
+    assert note["chosen"] == {"noise_model": "none", "q": 0.4}
+    assert ((state["posterior"] >= 0) & (state["posterior"] <= 1)).all()
+    noise_model = load_noise_model(run)
+    assert noise_model is not None
+    assert torch.allclose(noise_model.missing_rate(), state["missing"], atol=1e-6)
+    assert torch.allclose(noise_model.incorrect_rate(), state["incorrect"], atol=1e-6)
+    monkeypatch.setattr("truetag.targets.learn_from_features", None)  # what is kept is taken
+    again = train(config, tagged, tmp_path / "words.tsv", tmp_path / "run", resume=True, **arguments)
+    assert torch.equal(*(each.load_state("classifier")["head.weight"] for each in (run, again)))
 
 
 def test_labels_of_frames_have_no_captions_of_their_own(tiny, config, tmp_path):

@@ -54,6 +54,27 @@ def test_a_linear_truth_is_recovered():
     assert torch.corrcoef(torch.stack([head(features[N:]).flatten(), logits[N:].flatten()]))[0, 1] > 0.9
 
 
+@pytest.mark.parametrize("num_features", [2, 8, 32])
+def test_the_defaults_suit_few_features_too(num_features):
+    features, labels, logits = linear_truth(num_features=num_features)
+    head = fit_head(features[:N], labels[:N])
+    known_truth = average_precision(logits[N:], labels[N:]).mean().item()
+    assert mean_ap(head, features[N:], labels[N:]) > known_truth - 0.03
+    assert head(features).std() > 0.7 * logits.std()  # and say how sure they are
+
+
+def test_step_sizes_keep_what_a_step_takes_of_the_weights():
+    at_1280 = HeadSettings().step_sizes(1280)
+    assert at_1280 == pytest.approx((6e-4, 1.0, 0.6))
+    for num_features in (2, 64, 512, 4096):
+        rate, decay, dropout = HeadSettings().step_sizes(num_features)
+        assert rate * decay == pytest.approx(6e-4)
+        assert rate == pytest.approx(min(6e-4 * 1280 / num_features, 0.1))
+        assert 0 < dropout <= 0.6
+    given = HeadSettings(learning_rate=0.01, weight_decay=0.0, dropout=0.0)
+    assert given.step_sizes(8) == (0.01, 0.0, 0.0)
+
+
 def test_beneath_flipped_labels_a_noise_model_with_q_beats_cross_entropy():
     gains = []
     for seed in (0, 1):

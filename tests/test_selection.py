@@ -105,4 +105,16 @@ def test_weights_and_targets_reach_training():
     plain = choose(features, labels, QUICK)
     weights = torch.rand(N, generator=torch.Generator().manual_seed(0))
     assert choose(features, labels, QUICK, weights=weights).scores != plain.scores
-    assert choose(features, labels, QUICK, targets=1 - labels).scores[describe(PLAIN)] < 0.5
+    turned = choose(features, labels, QUICK, targets=0.6 - 0.2 * labels)  # trained on and compared with: 1 from 1/2 on
+    assert turned.scores.keys() == plain.scores.keys()
+    assert choose(features, labels, QUICK, targets=labels.clone()).scores == plain.scores
+    assert turned.scores[describe(PLAIN)] > (1 - labels).mean()  # of turned labels, it ranks turned ones first
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_how_far_ahead_the_best_must_be():
+    features, labels = linear_truth()
+    free, strict = (choose(features, labels, candidates(PLAIN), num_errors=errors) for errors in (0.0, 1e6))
+    assert free.scores[describe(free.settings)] == max(free.scores.values())
+    assert strict.settings == PLAIN
+    assert "1e+06 standard errors" in strict.reason

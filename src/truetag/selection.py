@@ -21,7 +21,7 @@ from truetag.relabelling import fit_calibrated
 QS = (0.0, 0.2, 0.4, 0.6, 0.8)
 HELD_OUT = 0.25
 FEWEST_POSITIVES = 5
-NUM_ERRORS = 2
+NUM_ERRORS = 2.0
 """Standard errors that the best must be ahead of the plain head by: it is the best of several, and luck counts."""
 
 
@@ -45,12 +45,13 @@ def choose(
     among: Sequence[HeadSettings],
     weights: Float[Tensor, "N"] | None = None,
     targets: Shaped[Tensor, "N K"] | None = None,
+    num_errors: float = NUM_ERRORS,
     groups: Sequence[str | None] | None = None,
     seed: int = 0,
 ) -> Choice:
     """Train each candidate on three quarters of the examples and compare them on the rest.
 
-    The first is kept unless the best is ahead of it by more than two standard errors of their difference over labels.
+    The first is kept unless the best is ahead of it by some standard errors of their difference over labels.
     If one with a noise model is, it is tried once more on its posterior, and the better of the two is taken; not where
     there are targets, which are a posterior.
 
@@ -59,12 +60,14 @@ def choose(
         labels: observed: 1, 0, NaN or -1 for unknown.
         among: the candidates, the simplest first.
         weights: of each example.
-        targets: what is trained on instead of the observed labels, such as soft ones.
+        targets: what is trained on instead of the observed labels, such as soft ones, and compared with: 1 from 1/2 on.
+        num_errors: standard errors that the best must be ahead of the first by.
         groups: examples of one group stay together.
         seed: of the part that is held out and of training.
     """
-    observed = torch.where(labels >= 0, labels, -1).to(torch.int8)
+    is_observed = targets is None or targets is labels
     targets = labels if targets is None else targets
+    observed = torch.where(targets >= 0, (targets >= 0.5).to(torch.int8), -1)
     generator = torch.Generator().manual_seed(seed)
     splits = stratified_split(observed, {"train": 1 - HELD_OUT, "held out": HELD_OUT}, generator, groups)
     held_out = torch.tensor([split == "held out" for split in splits])
@@ -83,9 +86,9 @@ def choose(
     aps = {settings: held_out_ap(settings) for settings in among}
     plain, best = among[0], max(among, key=lambda settings: aps[settings].mean().item())
     gain, error = _gain(aps[best], aps[plain])
-    if is_ahead := gain > NUM_ERRORS * error:
+    if is_ahead := best != plain and gain > num_errors * error:
         again = replace(best, relabel=True)
-        if best.noise_model != "none" and targets is labels:
+        if best.noise_model != "none" and is_observed:
             aps[again] = held_out_ap(again)
             best = max(best, again, key=lambda settings: aps[settings].mean().item())
             gain, error = _gain(aps[best], aps[plain])
@@ -93,7 +96,9 @@ def choose(
     if is_ahead:
         ahead = f"{100 * gain:.2f} points above {describe(plain)} (standard error {100 * error:.2f})"
         return Choice(best, scores, f"{describe(best)}: held-out AP {ahead}")
-    return Choice(plain, scores, f"{describe(plain)}: nothing is ahead of it by more than {NUM_ERRORS} standard errors")
+    return Choice(
+        plain, scores, f"{describe(plain)}: nothing is ahead of it by more than {num_errors:g} standard errors"
+    )
 
 
 def describe(settings: HeadSettings) -> str:

@@ -30,10 +30,12 @@ from truetag.heads import HeadSettings, out_of_sample_logits
 from truetag.noise_models import FeatureIndependentNoise
 from truetag.preparation import TrainingData
 from truetag.relabelling import relabel, relabelled
-from truetag.selection import candidates, choose
+from truetag.selection import NUM_ERRORS, candidates, choose
 from truetag.sources import naming_shares, soft_labels, source_validity
 from truetag.tensors import State, read_tensors, write_tensors
 
+CLEAN_SHARE = 0.95
+"""From this share of valid captions on they count as clean."""
 _BAGS_AT_A_TIME = 512
 
 
@@ -124,7 +126,9 @@ def learn_from_features(
             note["said"].append(f"about {100 * found.share:.0f} % of {len(bags)} captions belong where they are")
             targets = soften(words, bags, found.probabilities, labels)
     if config.q is None:
-        choice = choose(features, labels, candidates(settings), targets=targets, seed=config.seed)
+        # where captions are known to be wrong, the plain head has no privilege
+        errors = NUM_ERRORS if note.get("share_of_valid_captions", 1.0) >= CLEAN_SHARE else 0.0
+        choice = choose(features, labels, candidates(settings), targets=targets, num_errors=errors, seed=config.seed)
         note["held_out_ap"] = choice.scores
         note["said"].append(f"chosen: {choice.reason}")
         settings = choice.settings

@@ -51,9 +51,8 @@ def choose(
 ) -> Choice:
     """Train each candidate on three quarters of the examples and compare them on the rest.
 
-    The first is kept unless the best is ahead of it by some standard errors of their difference over labels.
-    If one with a noise model is, it is tried once more on its posterior, and the better of the two is taken; not where
-    there are targets, which are a posterior.
+    The first is kept unless the best is ahead of it by some standard errors of their difference over labels. The best
+    of those with a noise model is a candidate once more, relabelled; not where there are targets: they are a posterior.
 
     Args:
         features: of each example.
@@ -84,21 +83,17 @@ def choose(
         return average_precision(head(features[held_out]), observed[held_out])[judged]
 
     aps = {settings: held_out_ap(settings) for settings in among}
-    plain, best = among[0], max(among, key=lambda settings: aps[settings].mean().item())
+    if is_observed and (noisy := [settings for settings in among if settings.noise_model != "none"]):
+        again = replace(max(noisy, key=lambda settings: aps[settings].mean().item()), relabel=True)
+        aps[again] = held_out_ap(again)
+    plain, best = among[0], max(aps, key=lambda settings: aps[settings].mean().item())
     gain, error = _gain(aps[best], aps[plain])
-    if is_ahead := best != plain and gain > num_errors * error:
-        again = replace(best, relabel=True)
-        if best.noise_model != "none" and is_observed:
-            aps[again] = held_out_ap(again)
-            best = max(best, again, key=lambda settings: aps[settings].mean().item())
-            gain, error = _gain(aps[best], aps[plain])
-    scores = {describe(settings): auc.mean().item() for settings, auc in aps.items()}
-    if is_ahead:
+    scores = {describe(settings): ap.mean().item() for settings, ap in aps.items()}
+    if best != plain and gain > num_errors * error:
         ahead = f"{100 * gain:.2f} points above {describe(plain)} (standard error {100 * error:.2f})"
         return Choice(best, scores, f"{describe(best)}: held-out AP {ahead}")
-    return Choice(
-        plain, scores, f"{describe(plain)}: nothing is ahead of it by more than {num_errors:g} standard errors"
-    )
+    reason = f"nothing is ahead of it by more than {num_errors:g} standard errors"
+    return Choice(plain, scores, f"{describe(plain)}: {reason}")
 
 
 def describe(settings: HeadSettings) -> str:

@@ -17,10 +17,11 @@ import pyarrow.parquet as pq
 import torch
 from columns import COLUMNS, Dataset, load
 from contenders import METHODS, OURS
-from flickr8k import interval, spread
+from flickr8k import spread
 from torch import Tensor
 
-from truetag.evaluation.significance import paired_bootstrap, resampled_mean_ap
+from truetag.evaluation.significance import resampled_mean_ap
+from truetag.files import replacing
 from truetag.runs import versions
 
 NUM_RESAMPLES = 200
@@ -28,6 +29,7 @@ COUNTED = 100
 """Rates are compared on labels with so many true positives."""
 DRAWN = ("mlcn-star", "gce", "nmn-fi", "fi, q = 0.4", "best", "oracle")
 SHARED = ("best", "auto", "nmn-fi", "gce")
+COMPARED = ("mlcn-star", "oracle", *SHARED)
 RATES = ("missing_error", "missing_error_weighted", "incorrect_error", "incorrect_error_weighted")
 
 Table = dict[tuple[str, str], list[dict[str, Any]]]
@@ -100,16 +102,16 @@ def header(table: Table, tuned_on: Sequence[tuple[str, int]]) -> list[str]:
 def describe(work: Path, data: Dataset, name: str, table: Table) -> list[str]:
     columns = [column for column in COLUMNS[name] if ("mlcn-star", column) in table]
     present = [method for method in METHODS if any((method, column) in table for column in columns)]
-    compared = ("mlcn-star", "oracle", *SHARED)
     seeds = {
-        c: min(len(rows) for (method, of), rows in table.items() if of == c and method in compared) for c in columns
+        c: min(len(rows) for (method, of), rows in table.items() if of == c and method in COMPARED) for c in columns
     }
     fewer = {
         method: n
         for method in present
         if (n := min(len(table.get((method, c), [])) for c in columns if (method, c) in table)) < max(seeds.values())
     }
-    found = {column: read_scores(work, table, column, seeds[column]) for column in columns}
+    weights = resample_weights(len(data.test))
+    found = {column: resample(work, table, column, seeds[column], data.test_truth, weights) for column in columns}
     lines = [
         "",
         f"## {name}: {len(data.train)} training photos, {len(data.test)} test photos, {data.truth.shape[1]} labels",
@@ -128,7 +130,7 @@ def describe(work: Path, data: Dataset, name: str, table: Table) -> list[str]:
     peers = [method for method in present if method not in OURS and method != "mlcn-star"]
     fixed = ["mlcn-star", "nmn-fi", *(method for method in present if method.startswith("fi, q"))]
     for other in ("mlcn-star", "gce", "nmn-fi"):
-        pairs = (compare(found[column], "best", other, data.test_truth) for column in columns)
+        pairs = (compare(found[column], "best", other) for column in columns)
         lines.append(row_of(f"best − {other} [95 %]", pairs))
     for title, ours, others in (
         ("best − strongest peer", "best", peers),
@@ -145,7 +147,7 @@ def describe(work: Path, data: Dataset, name: str, table: Table) -> list[str]:
         lines.append(row_of(f"{method}: which q, by seed (r: relabelled)", chosen))
     swaps = [column for column in columns if column.startswith("swap")]
     if swaps:
-        lines += share_of_oracle(table, swaps, found, data.test_truth)
+        lines += share_of_oracle(table, swaps, found)
     lines += heading("OF1 / CF1 / calibration error", columns)
     for method in present:
         cells = (" / ".join(f"{v:.1f}" for v in means(table, method, c, ("of1", "cf1", "ece"))) for c in columns)
@@ -164,46 +166,59 @@ def rate_errors(table: Table, columns: list[str], methods: list[str]) -> list[st
     return lines
 
 
-def share_of_oracle(
-    table: Table, swaps: list[str], found: dict[str, dict[str, list[np.ndarray]]], truth: Tensor
-) -> list[str]:
+def share_of_oracle(table: Table, swaps: list[str], found: dict[str, dict[str, Tensor]]) -> list[str]:
     """Of what the oracle gains over the baseline, how much a method gains; resampled over test photos."""
-    generator = torch.Generator().manual_seed(0)
-    draws = [torch.randint(len(truth), (len(truth),), generator=generator) for _ in range(NUM_RESAMPLES)]
-    weights = torch.stack([torch.ones(len(truth)), *(draw.bincount(minlength=len(truth)) for draw in draws)]).double()
-
-    def resampled(column: str, method: str) -> Tensor:
-        return torch.stack([resampled_mean_ap(one, truth, weights) for one in found[column][method]]).mean(0)
-
-    lines = heading("Share of the oracle's gain over mlcn-star [95 %]", swaps)
-    ends = {column: [resampled(column, method) for method in ("mlcn-star", "oracle")] for column in swaps}
+    lines = heading("Share of the oracle's gain over mlcn-star [95 %], in percent", swaps)
     for method in SHARED:
         cells = []
-        for column in swaps:
-            low, high = ends[column]
-            share = 100 * (resampled(column, method) - low) / (high - low)
-            cells.append(f"{share[0]:.0f} % [{share[1:].quantile(0.025):.0f}, {share[1:].quantile(0.975):.0f}]")
+        for of in (found[column] for column in swaps):
+            shares = 100 * (of[method] - of["mlcn-star"]) / (of["oracle"] - of["mlcn-star"])
+            cells.append(interval(shares, "{:.0f}"))
         lines.append(row_of(method, cells))
     for title, key in (("captions found valid, %", "share_of_valid"), ("AUC of their validity, %", "validity_auc")):
         lines.append(row_of(title, (f"{means(table, 'best', column, (key,))[0]:.1f}" for column in swaps)))
     return lines
 
 
-def read_scores(work: Path, table: Table, column: str, num_seeds: int) -> dict[str, list[np.ndarray]]:
+def resample(
+    work: Path, table: Table, column: str, num_seeds: int, truth: Tensor, weights: Tensor
+) -> dict[str, Tensor]:
+    """Of each method that is compared, the mean over seeds of its mean AP under every row of example weights."""
     return {
-        method: [np.load(work / "scores" / f"{row['name']}.npy") for row in table[method, column][:num_seeds]]
-        for method in ("mlcn-star", "oracle", *SHARED)
+        method: torch.stack(
+            [resampled_row(work, row["name"], truth, weights) for row in table[method, column][:num_seeds]]
+        ).mean(0)
+        for method in COMPARED
         if (method, column) in table
     }
 
 
-def compare(found: dict[str, list[np.ndarray]], ours: str, theirs: str, truth: Tensor) -> str:
+def resampled_row(work: Path, name: str, truth: Tensor, weights: Tensor) -> Tensor:
+    """From a file beside the scores, unless these are newer: resampling takes longer than all else."""
+    scores, kept = work / "scores" / f"{name}.npy", work / "resampled" / f"{name}-{len(weights)}.npy"
+    if not kept.exists() or kept.stat().st_mtime < scores.stat().st_mtime:
+        kept.parent.mkdir(exist_ok=True)
+        with replacing(kept) as path, path.open("wb") as file:
+            np.save(file, resampled_mean_ap(np.load(scores), truth, weights).numpy())
+    return torch.from_numpy(np.load(kept))
+
+
+def resample_weights(num_examples: int) -> Tensor:
+    """How often each example is drawn: once in the first row, then at random with replacement."""
+    generator = torch.Generator().manual_seed(0)
+    draws = [torch.randint(num_examples, (num_examples,), generator=generator) for _ in range(NUM_RESAMPLES)]
+    return torch.stack([torch.ones(num_examples), *(draw.bincount(minlength=num_examples) for draw in draws)]).double()
+
+
+def interval(values: Tensor, form: str) -> str:
+    """The value on all examples, and between which 95 % of the resampled ones are."""
+    return f"{form} [{form}, {form}]".format(values[0], values[1:].quantile(0.025), values[1:].quantile(0.975))
+
+
+def compare(found: dict[str, Tensor], ours: str, theirs: str) -> str:
     if ours not in found or theirs not in found:
         return "–"
-    generator = torch.Generator().manual_seed(0)
-    return interval(
-        paired_bootstrap(found[ours], found[theirs], truth, num_resamples=NUM_RESAMPLES, generator=generator)
-    )
+    return interval(100 * (found[ours] - found[theirs]), "{:+.2f}")
 
 
 def ahead(mean: dict[tuple[str, str], float], ours: str, others: list[str], column: str) -> str:

@@ -93,7 +93,8 @@ def header(table: Table, tuned_on: Sequence[tuple[str, int]]) -> list[str]:
         + ". `fi, q = ..`, `auto` and `best` have nothing tuned. `auto`: `NoisyLabelClassifier()` as it comes: noise "
         "model, q and relabelling by a quarter of the training labels, as observed. `best`: where there are captions, "
         "these by their validity, then noise model and q; without captions it is `auto`. `oracle`: the baseline "
-        "without the words of swapped captions.",
+        "without the words of swapped captions. Where `best` is not ahead, and what was tried there: the end of "
+        "`docs/method.md`.",
         "",
         "![Mean AP by corruption](methods.png)",
     ]

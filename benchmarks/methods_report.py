@@ -20,7 +20,7 @@ from contenders import METHODS, OURS
 from flickr8k import spread
 from torch import Tensor
 
-from truetag.evaluation.significance import resampled_mean_ap
+from truetag.evaluation.significance import resample_weights, resampled_mean_ap
 from truetag.files import replacing
 from truetag.runs import versions
 
@@ -83,8 +83,7 @@ def header(table: Table, tuned_on: Sequence[tuple[str, int]]) -> list[str]:
         f"{', '.join(commits)}, {platform.machine()}, {', '.join(packages)}. The same linear head (15 epochs, AdamW, "
         "dropout, decay) on features of the frozen offline EfficientNet-Lite0 for every method. In percent, mean ± "
         "standard deviation over seeds of corruption and training. Columns: `swap` captions of five; `flip` incorrect, "
-        "missing. Flickr8k "
-        "is trained on all of `train.txt` and scored on `dev.txt`.",
+        "missing. Flickr8k is trained on all of `train.txt` and scored on `dev.txt`.",
         "",
         "Budget of each method: one setting of three values, chosen by the mean AUC on held-out *noisy* labels of "
         + " and ".join(f"`{column}`" for column, _ in tuned_on)
@@ -111,7 +110,9 @@ def describe(work: Path, data: Dataset, name: str, table: Table) -> list[str]:
         for method in present
         if (n := min(len(table.get((method, c), [])) for c in columns if (method, c) in table)) < max(seeds.values())
     }
-    weights = resample_weights(len(data.test))
+    generator = torch.Generator().manual_seed(0)
+    whole = torch.ones(1, len(data.test), dtype=torch.float64)
+    weights = torch.cat([whole, resample_weights(len(data.test), NUM_RESAMPLES, generator)])
     found = {column: resample(work, table, column, seeds[column], data.test_truth, weights) for column in columns}
     lines = [
         "",
@@ -202,13 +203,6 @@ def resampled_row(work: Path, name: str, truth: Tensor, weights: Tensor) -> Tens
         with replacing(kept) as path, path.open("wb") as file:
             np.save(file, resampled_mean_ap(np.load(scores), truth, weights).numpy())
     return torch.from_numpy(np.load(kept))
-
-
-def resample_weights(num_examples: int) -> Tensor:
-    """How often each example is drawn: once in the first row, then at random with replacement."""
-    generator = torch.Generator().manual_seed(0)
-    draws = [torch.randint(num_examples, (num_examples,), generator=generator) for _ in range(NUM_RESAMPLES)]
-    return torch.stack([torch.ones(num_examples), *(draw.bincount(minlength=num_examples) for draw in draws)]).double()
 
 
 def interval(values: Tensor, form: str) -> str:

@@ -29,6 +29,18 @@ def config(tiny_config):
     return replace(tiny_config, freeze_backbone=True, **chosen)
 
 
+@pytest.fixture
+def tagged(tiny, tmp_path):
+    """The same photos with tags and no captions: a manifest and its vocabulary."""
+    rows = [row | {"captions": None, "tags": ["circle"]} for row in iterate_rows(tiny / "swapped.jsonl")]
+    for row in rows[::2]:
+        row["tags"] = ["square"]
+    manifest = tmp_path / "tagged.jsonl"
+    write_manifest(manifest, rows, {"media_root": str(tiny)})
+    (tmp_path / "words.tsv").write_text("circle\tNN\t1\nsquare\tNN\t1\n")
+    return manifest, tmp_path / "words.tsv"
+
+
 def learnt(folder):
     return read_tensors(folder / "targets.safetensors")
 
@@ -85,29 +97,17 @@ def test_a_run_that_goes_on_has_the_same_targets(tiny, config, tmp_path, monkeyp
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
-def test_tags_are_taken_as_they_are(tiny, config, tmp_path):
-    rows = [row | {"captions": None, "tags": ["circle"]} for row in iterate_rows(tiny / "swapped.jsonl")]
-    for row in rows[::2]:
-        row["tags"] = ["square"]
-    tagged = tmp_path / "tagged.jsonl"
-    write_manifest(tagged, rows, {"media_root": str(tiny)})
-    (tmp_path / "words.tsv").write_text("circle\tNN\t1\nsquare\tNN\t1\n")
-    run = train(config, tagged, tmp_path / "words.tsv", tmp_path / "run", cache=tmp_path, allow_outside=True)
+def test_tags_are_taken_as_they_are(tagged, config, tmp_path):
+    run = train(config, *tagged, tmp_path / "run", cache=tmp_path, allow_outside=True)
     assert "validity" not in learnt(run.folder)[0]
 
 
-def test_where_held_out_tags_say_so_labels_become_their_posterior(tiny, config, tmp_path, monkeypatch):
+def test_where_held_out_tags_say_so_labels_become_their_posterior(tagged, config, tmp_path, monkeypatch):
     """Nobody's captions to weigh: relabelled, trained without a noise model, and the rates are kept beside it."""
-    rows = [row | {"captions": None, "tags": ["circle"]} for row in iterate_rows(tiny / "swapped.jsonl")]
-    for row in rows[::2]:
-        row["tags"] = ["square"]
-    tagged = tmp_path / "tagged.jsonl"
-    write_manifest(tagged, rows, {"media_root": str(tiny)})
-    (tmp_path / "words.tsv").write_text("circle\tNN\t1\nsquare\tNN\t1\n")
     chosen = HeadSettings(noise_model="fi", q=0.6, relabel=True)
     monkeypatch.setattr("truetag.targets.choose", lambda *_, **__: Choice(chosen, {}, "as the test says"))
     arguments = {"cache": tmp_path, "allow_outside": True}
-    run = train(config, tagged, tmp_path / "words.tsv", tmp_path / "run", **arguments)
+    run = train(config, *tagged, tmp_path / "run", **arguments)
     state, note = learnt(run.folder)
     assert note["chosen"] == {"noise_model": "none", "q": 0.4}
     assert ((state["posterior"] >= 0) & (state["posterior"] <= 1)).all()
@@ -116,7 +116,7 @@ def test_where_held_out_tags_say_so_labels_become_their_posterior(tiny, config, 
     assert torch.allclose(noise_model.missing_rate(), state["missing"], atol=1e-6)
     assert torch.allclose(noise_model.incorrect_rate(), state["incorrect"], atol=1e-6)
     monkeypatch.setattr("truetag.targets.learn_from_features", None)  # what is kept is taken
-    again = train(config, tagged, tmp_path / "words.tsv", tmp_path / "run", resume=True, **arguments)
+    again = train(config, *tagged, tmp_path / "run", resume=True, **arguments)
     assert torch.equal(*(each.load_state("classifier")["head.weight"] for each in (run, again)))
 
 

@@ -25,10 +25,9 @@ MOST_Q = 0.4
 
 @dataclass(frozen=True)
 class Relabelled:
-    """p(y=1|z,x) of each example, -1 where the label is unknown; the logits of p(y=1|x) and the rates it comes from."""
+    """p(y=1|z,x) of each example, -1 where the label is unknown, and the rates it comes from."""
 
     labels: Float[Tensor, "N K"]
-    logits: Float[Tensor, "N K"]
     calibration: Calibration
 
 
@@ -48,14 +47,9 @@ def relabel(
         weights: of each example, in any unit.
         seed: of the folds and of training.
     """
-    weights = None if weights is None else weights / weights.mean()
-    logits = out_of_sample_logits(features, labels, settings, weights, seed=seed)
-    calibration = calibrate(logits, labels, weights)
-    logits = calibration.true_logits(logits)
-    log_q = _noise_model(calibration)()
-    relations = fit_relations(logits, log_q, labels, weights, seed=seed)
-    posterior = posterior_logits(relations(logits, log_q, labels), log_q, labels).sigmoid()
-    return Relabelled(torch.where(known(labels), posterior, -1), logits, calibration)
+    weights = _in_examples(weights)
+    logits, calibration = _calibrated_logits(features, labels, settings, weights, seed)
+    return Relabelled(_posterior(logits, calibration, labels, weights, seed), calibration)
 
 
 def fit_calibrated(
@@ -72,24 +66,47 @@ def fit_calibrated(
 
     The arguments are those of `relabel`.
     """
-    found = relabel(features, labels, settings, weights, seed)
+    in_examples = _in_examples(weights)
+    target, calibration = _calibrated_logits(features, labels, settings, in_examples, seed)
     if settings.relabel:
-        labels, settings = found.labels, relabelled(settings)
+        labels, settings = _posterior(target, calibration, labels, in_examples, seed), relabelled(settings)
     head = fit_head(features, labels, settings, weights, seed=seed)
     logits = head(features)
     deviation = logits.std(0, correction=0)
-    scale = torch.where(deviation > 0, found.logits.std(0, correction=0) / deviation, 1)
+    scale = torch.where(deviation > 0, target.std(0, correction=0) / deviation, 1)
     return replace(
         head,
         weight=head.weight * scale.unsqueeze(1),
-        bias=(head.bias - logits.mean(0)) * scale + found.logits.mean(0),
-        noise_model=_noise_model(found.calibration).to(features.dtype),
+        bias=(head.bias - logits.mean(0)) * scale + target.mean(0),
+        noise_model=_noise_model(calibration).to(features.dtype),
     )
 
 
 def relabelled(settings: HeadSettings) -> HeadSettings:
     """Of the second head, which has the posterior to learn from: no noise model, and q not above `MOST_Q`."""
     return replace(settings, noise_model="none", q=min(settings.q, MOST_Q), relabel=False)
+
+
+def _calibrated_logits(
+    features: Tensor, labels: Tensor, settings: HeadSettings, weights: Tensor | None, seed: int
+) -> tuple[Float[Tensor, "N K"], Calibration]:
+    """Out-of-sample logits of p(y=1|x), and the calibration that they have been through."""
+    logits = out_of_sample_logits(features, labels, settings, weights, seed=seed)
+    calibration = calibrate(logits, labels, weights)
+    return calibration.true_logits(logits), calibration
+
+
+def _posterior(
+    logits: Tensor, calibration: Calibration, labels: Tensor, weights: Tensor | None, seed: int
+) -> Float[Tensor, "N K"]:
+    log_q = _noise_model(calibration)()
+    relations = fit_relations(logits, log_q, labels, weights, seed=seed)
+    posterior = posterior_logits(relations(logits, log_q, labels), log_q, labels).sigmoid()
+    return torch.where(known(labels), posterior, -1)
+
+
+def _in_examples(weights: Tensor | None) -> Tensor | None:
+    return None if weights is None else weights / weights.mean()
 
 
 def _noise_model(calibration: Calibration) -> FeatureIndependentNoise:

@@ -64,7 +64,7 @@ def choose(
         groups: examples of one group stay together.
         seed: of the part that is held out and of training.
     """
-    is_observed = targets is None or targets is labels
+    is_observed = targets is None
     targets = labels if targets is None else targets
     observed = torch.where(targets >= 0, (targets >= 0.5).to(torch.int8), -1)
     generator = torch.Generator().manual_seed(seed)
@@ -82,13 +82,16 @@ def choose(
         head = fit(features[~held_out], targets[~held_out], settings, kept, seed=seed)
         return average_precision(head(features[held_out]), observed[held_out])[judged]
 
+    def mean_ap(settings: HeadSettings) -> float:
+        return aps[settings].mean().item()
+
     aps = {settings: held_out_ap(settings) for settings in among}
     if is_observed and (noisy := [settings for settings in among if settings.noise_model != "none"]):
-        again = replace(max(noisy, key=lambda settings: aps[settings].mean().item()), relabel=True)
+        again = replace(max(noisy, key=mean_ap), relabel=True)
         aps[again] = held_out_ap(again)
-    plain, best = among[0], max(aps, key=lambda settings: aps[settings].mean().item())
+    plain, best = among[0], max(aps, key=mean_ap)
     gain, error = _gain(aps[best], aps[plain])
-    scores = {describe(settings): ap.mean().item() for settings, ap in aps.items()}
+    scores = {describe(settings): mean_ap(settings) for settings in aps}
     if best != plain and gain > num_errors * error:
         ahead = f"{100 * gain:.2f} points above {describe(plain)} (standard error {100 * error:.2f})"
         return Choice(best, scores, f"{describe(best)}: held-out AP {ahead}")

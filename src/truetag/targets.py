@@ -111,7 +111,7 @@ def learn_from_features(
     state: State = {}
     note: dict[str, Any] = {"chosen": {}, "said": []}
     settings = HeadSettings()
-    targets = labels
+    targets = None
     if sources is not None:
         words, bags = sources
         sizes = np.bincount(bags, minlength=len(labels))

@@ -78,7 +78,7 @@ def paired_bootstrap(
     labels = as_tensor(labels, "the labels", 2)
     # the first row is the test set as it is
     whole = torch.ones(1, len(labels), dtype=torch.float64)
-    weights = torch.cat([whole, _resample_weights(len(labels), num_resamples, generator)])
+    weights = torch.cat([whole, resample_weights(len(labels), num_resamples, generator)])
     a = _mean_over_seeds(scores_a, labels, counts_per_image, weights)
     b = _mean_over_seeds(scores_b, labels, counts_per_image, weights)
     differences = a - b
@@ -125,7 +125,8 @@ def resampled_mean_ap(
     return total / num_labels
 
 
-def _resample_weights(num_examples: int, num_resamples: int, generator: torch.Generator) -> Float64[Tensor, "R N"]:
+def resample_weights(num_examples: int, num_resamples: int, generator: torch.Generator) -> Float64[Tensor, "R N"]:
+    """How often each example is drawn in each resample: N draws with replacement."""
     draw_shape = (num_examples,)
     draws = (
         torch.randint(num_examples, draw_shape, generator=generator, device=generator.device)

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from truetag import pooling
-from truetag.backbones import load_backbone
-from truetag.classifier import Classifier
-from truetag.objectives import q_likelihood
+from truetag.losses import q_likelihood
+from truetag.models.backbones import load_backbone
+from truetag.models.classifier import Classifier
 
 NUM_FRAMES, NUM_REGIONS, NUM_LABELS, RESOLUTION = 26, 144, 1000, 565
 REPEATS = 15

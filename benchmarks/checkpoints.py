@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 import tyro
 
-from truetag import checkpoints
-from truetag.recipes import recipe
-from truetag.runs import versions
-from truetag.training import train
+from truetag.runs import checkpoints
+from truetag.runs.folder import versions
+from truetag.training.recipes import recipe
+from truetag.training.train import train
 
 REPORT = Path(__file__).with_suffix(".md")
 NEVER = 1e9

@@ -19,14 +19,14 @@ from typing import Any
 import torch
 import tyro
 
-from truetag.config import Level, TrainConfig
 from truetag.data.corruption import corrupt
 from truetag.data.imports import import_msrvtt
 from truetag.data.vocabulary import make_vocabulary
-from truetag.recipes import recipe
-from truetag.runs import versions
-from truetag.scoring import evaluate
-from truetag.training import train
+from truetag.evaluate import evaluate
+from truetag.runs.config import Level, TrainConfig
+from truetag.runs.folder import versions
+from truetag.training.recipes import recipe
+from truetag.training.train import train
 
 # level, recipe and the recipe whose stage 1 is taken over
 ROWS: list[tuple[Level, str, str | None]] = [

@@ -13,16 +13,16 @@ from flickr8k import prepare
 from scipy import sparse
 from torch import Tensor
 
-from truetag.backbones import digest_weights, load_backbone
-from truetag.classifier import Classifier
+from truetag.data.bags import read_bags
 from truetag.data.corruption import flip_labels, keep_single_positive, swap_captions
 from truetag.data.labels import label_matrix, source_words
 from truetag.data.manifest import Manifest, read_manifest
-from truetag.data.media_bags import read_bags
-from truetag.data.scenes import WORDS, draw_scenes
 from truetag.data.vocabulary import Vocabulary, read_vocabulary
-from truetag.features import cached_features, feature_spec
-from truetag.sources import naming_shares
+from truetag.demo.scenes import WORDS, draw_scenes
+from truetag.label_noise.validity import naming_shares
+from truetag.models.backbones import digest_weights, load_backbone
+from truetag.models.classifier import Classifier
+from truetag.models.features import cached_features, feature_spec
 
 FLIPS = ((0.0, 0.2), (0.0, 0.6), (0.02, 0.3), (0.1, 0.1), (0.2, 0.2))
 COLUMNS = {

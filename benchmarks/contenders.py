@@ -1,6 +1,6 @@
 """The methods that `methods.py` compares: published losses, noise models, and what is chosen without clean labels.
 
-All train the same linear head with the same schedule (`truetag.heads`).
+All train the same linear head with the same schedule (`truetag.label_noise.heads`).
 """
 
 import json
@@ -17,14 +17,14 @@ from torch import Tensor
 from truetag import peers
 from truetag.estimator import NoisyLabelClassifier
 from truetag.evaluation.separation import roc_auc
-from truetag.heads import Head, HeadSettings, Objective, fit_head
+from truetag.label_noise.heads import Head, HeadSettings, Objective, fit_head
+from truetag.label_noise.selection import QS
+from truetag.label_noise.validity import soft_labels
 from truetag.latent import negative_log_likelihood, observe
+from truetag.losses import q_likelihood
 from truetag.noise_models import transition
-from truetag.objectives import q_likelihood
-from truetag.recipes import recipe
-from truetag.selection import QS
-from truetag.sources import soft_labels
-from truetag.targets import learn_from_features, soften
+from truetag.training.recipes import recipe
+from truetag.training.targets import learn_from_features, soften
 
 PLAIN = HeadSettings()
 

@@ -18,7 +18,7 @@ import tyro
 from av.video.reformatter import VideoReformatter
 from PIL import Image
 
-from truetag.data.clips import NUM_FRAMES, sample_frames
+from truetag.media.clips import NUM_FRAMES, sample_frames
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ import torch
 import tyro
 from PIL import Image
 
-from truetag.backbones import digest_weights, load_backbone
-from truetag.classifier import Classifier
-from truetag.data.photos import Photos
-from truetag.features import BATCH_SIZE, cached_features, feature_spec
+from truetag.media.files import Photos
+from truetag.models.backbones import digest_weights, load_backbone
+from truetag.models.classifier import Classifier
+from truetag.models.features import BATCH_SIZE, cached_features, feature_spec
 
 
 @dataclass(frozen=True)

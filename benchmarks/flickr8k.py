@@ -27,12 +27,12 @@ from truetag.data.labels import label_matrix
 from truetag.data.manifest import read_manifest
 from truetag.data.splits import split
 from truetag.data.vocabulary import make_vocabulary
+from truetag.evaluate import evaluate
 from truetag.evaluation.significance import PairedDifference, paired_bootstrap
-from truetag.prediction import predict_manifest
-from truetag.recipes import recipe
-from truetag.runs import open_run, versions
-from truetag.scoring import evaluate
-from truetag.training import train
+from truetag.prediction.predict import predict_manifest
+from truetag.runs.folder import open_run, versions
+from truetag.training.recipes import recipe
+from truetag.training.train import train
 
 # a recipe and what it is compared with; the baselines come first, for the others take over their stage 1
 BASELINES = {

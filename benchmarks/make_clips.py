@@ -21,9 +21,9 @@ import numpy as np
 import tyro
 from PIL import Image
 
-from truetag.data.moving_scenes import FRAMES_PER_SECOND, approach, write_clip
-from truetag.files import write_json
-from truetag.progress import Progress
+from truetag.demo.moving_scenes import FRAMES_PER_SECOND, approach, write_clip
+from truetag.io.files import write_json
+from truetag.io.terminal import Progress
 
 
 @dataclass(frozen=True)

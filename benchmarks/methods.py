@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/methods.py --flickr8k FLICKR8K --work WORK      (hours on 2 cores; resumes)
 
-Every method trains the same linear head on the same features with the same schedule (`truetag.heads`), and has the same
+Every method trains the same linear head on the same features with the same schedule, and has the same
 budget: one setting of three values, chosen once by held-out noisy labels of two columns and one seed that is not
 reported. Rows are kept in WORK/rows, one Parquet file each. Expected: see methods.md, which this script writes.
 """
@@ -29,7 +29,7 @@ from truetag.data.corruption import label_rates
 from truetag.evaluation.decisions import calibration_error, decision_scores
 from truetag.evaluation.ranking import average_precision, mean_over_labels
 from truetag.evaluation.separation import roc_auc
-from truetag.files import replacing
+from truetag.io.files import replacing
 
 REPORT = Path(__file__).with_suffix(".md")
 TUNED_ON = (("swap 2", 100), ("flip 0.02, 0.3", 100))

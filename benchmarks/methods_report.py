@@ -21,8 +21,8 @@ from flickr8k import spread
 from torch import Tensor
 
 from truetag.evaluation.significance import resample_weights, resampled_mean_ap
-from truetag.files import replacing
-from truetag.runs import versions
+from truetag.io.files import replacing
+from truetag.runs.folder import versions
 
 NUM_RESAMPLES = 200
 COUNTED = 100

@@ -11,12 +11,12 @@ import hypothesis
 import pytest
 import torch
 
-from truetag.config import TrainConfig
 from truetag.data.corruption import corrupt
 from truetag.data.manifest import read_manifest
-from truetag.data.scenes import draw_scenes
 from truetag.data.vocabulary import build_vocabulary, write_vocabulary
-from truetag.training import train
+from truetag.demo.scenes import draw_scenes
+from truetag.runs.config import TrainConfig
+from truetag.training.train import train
 
 torch.set_num_threads(1)
 # fresh examples on a developer's machine, the same ones in CI
@@ -76,4 +76,4 @@ def tiny_run(tiny, tiny_config, tmp_path_factory):
 @pytest.fixture
 def few_steps(monkeypatch):
     """Heads in few steps, for what does not depend on how well they are trained."""
-    monkeypatch.setattr("truetag.heads._FEWEST_STEPS", 20)
+    monkeypatch.setattr("truetag.label_noise.heads._FEWEST_STEPS", 20)

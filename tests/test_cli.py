@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from truetag.cli import COMMANDS, main
-from truetag.recipes import RECIPES
+from truetag.training.recipes import RECIPES
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 

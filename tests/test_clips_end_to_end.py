@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import pytest
 
+from truetag.data.bags import read_bags
 from truetag.data.manifest import iterate_rows, read_manifest, write_manifest
-from truetag.data.media_bags import read_bags
-from truetag.data.moving_scenes import draw_clips
 from truetag.data.vocabulary import build_vocabulary, write_vocabulary
-from truetag.prediction import predict
-from truetag.scoring import evaluate
-from truetag.training import train
+from truetag.demo.moving_scenes import draw_clips
+from truetag.evaluate import evaluate
+from truetag.prediction.predict import predict
+from truetag.training.train import train
 
 NUM_FRAMES = 3
 

@@ -20,7 +20,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import truetag
 from truetag import NoisyLabelClassifier
 from truetag.errors import InputError
-from truetag.heads import HeadSettings, fit_head
+from truetag.label_noise.heads import HeadSettings, fit_head
 from truetag.latent import observe
 
 N, D, K = 400, 16, 5

@@ -1,7 +1,7 @@
 """Numbers of today's code on small fixed inputs: a move or a rewrite that is not meant to change a method keeps them.
 
-Each array is represented by its mean, its standard deviation, and its first and last entries. A golden changes only in a
-commit that says why.
+Each array is represented by its mean, its standard deviation, and its first and last entries. A golden changes only in
+a commit that says why.
 """
 
 import json
@@ -12,16 +12,16 @@ import pytest
 import torch
 from scipy import sparse
 
-from truetag.config import TrainConfig
 from truetag.data.manifest import read_manifest
-from truetag.heads import HeadSettings, fit_head
-from truetag.prediction import predict, predict_manifest
-from truetag.rates import calibrate
-from truetag.relabelling import relabel
-from truetag.scoring import load_noise_model
-from truetag.selection import candidates, choose
-from truetag.sources import source_validity
-from truetag.training import train
+from truetag.evaluate import load_noise_model
+from truetag.label_noise.heads import HeadSettings, fit_head
+from truetag.label_noise.rates import calibrate
+from truetag.label_noise.relabelling import relabel
+from truetag.label_noise.selection import candidates, choose
+from truetag.label_noise.validity import source_validity
+from truetag.prediction.predict import predict, predict_manifest
+from truetag.runs.config import TrainConfig
+from truetag.training.train import train
 
 NOISE_MODELS = ("none", "fi", "fd", "fd-shared")
 FEW_EPOCHS = HeadSettings(epochs=2, batch_size=32, missing_rate=0.2, incorrect_rate=0.02)

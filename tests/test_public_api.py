@@ -10,7 +10,7 @@ import truetag.evaluation.ranking
 import truetag.latent
 import truetag.noise_models
 import truetag.pooling
-from truetag.recipes import RECIPES
+from truetag.training.recipes import RECIPES
 
 PROMISED = {
     truetag.latent.observe: ["true_logits", "log_q"],

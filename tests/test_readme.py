@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from truetag.cli import COMMANDS
-from truetag.recipes import RECIPES
+from truetag.training.recipes import RECIPES
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()

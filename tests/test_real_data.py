@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 
-from truetag.backbones import OFFLINE_PACKAGE
 from truetag.cli import main
 from truetag.data.corruption import corrupt
 from truetag.data.imports import import_captions
@@ -13,9 +12,10 @@ from truetag.data.labels import label_matrix
 from truetag.data.manifest import read_manifest
 from truetag.data.splits import split
 from truetag.data.vocabulary import make_vocabulary, read_vocabulary
-from truetag.recipes import recipe
-from truetag.scoring import evaluate
-from truetag.training import train
+from truetag.evaluate import evaluate
+from truetag.models.backbones import OFFLINE_PACKAGE
+from truetag.training.recipes import recipe
+from truetag.training.train import train
 
 NUM_PHOTOS = 240
 

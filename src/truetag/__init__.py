@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_MODULES = ("latent", "pooling", "noise_models", "objectives", "em", "evaluation", "data")
+_MODULES = ("latent", "pooling", "noise_models", "losses", "em", "evaluation", "data")
 _NAMES = {"NoisyLabelClassifier": "estimator", "cross_val_posterior": "crossfit"}
 
 

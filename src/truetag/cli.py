@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import tyro
 
 from truetag.errors import InputError, printable, tell
-from truetag.signals import end_on_sigterm
+from truetag.io.signals import end_on_sigterm
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ def _show_import(summary: Any) -> str:
 
 
 def _show_metrics(metrics: Any) -> str:
-    return importlib.import_module("truetag.scoring").format_metrics(metrics)
+    return importlib.import_module("truetag.evaluate").format_metrics(metrics)
 
 
 COMMANDS = {
-    "demo": Command("truetag.demo:demo", (), "the whole of it on embedded data: a table and a page"),
+    "demo": Command("truetag.demo.demo:demo", (), "the whole of it on embedded data: a table and a page"),
     "import coco": Command(
         "truetag.data.imports:import_coco",
         ("annotations", "media_dir"),
@@ -81,16 +81,16 @@ COMMANDS = {
             "realised: " + ", ".join(f"{name} {value:.4g}" for name, value in rates.items() if isinstance(value, float))
         ),
     ),
-    "train": Command("truetag.training:train", (), "train a recipe", lambda run: f"run: {run.folder}"),
-    "evaluate": Command("truetag.scoring:evaluate", ("run", "manifest"), "score a run on a manifest", _show_metrics),
+    "train": Command("truetag.training.train:train", (), "train a recipe", lambda run: f"run: {run.folder}"),
+    "evaluate": Command("truetag.evaluate:evaluate", ("run", "manifest"), "score a run on a manifest", _show_metrics),
     "predict": Command(
-        "truetag.prediction:predict",
+        "truetag.prediction.predict:predict",
         ("run", "inputs"),
         "tag photos, folders or manifests",
         lambda n: f"{n} photos tagged",
     ),
     "reproduce": Command(
-        "truetag.reproduce:reproduce", ("target",), "the paper's tables and figures from the official files", str
+        "truetag.paper.reproduce:reproduce", ("target",), "the paper's tables and figures from the official files", str
     ),
     "doctor": Command("truetag.doctor:doctor", (), "what this machine can do", lambda report: report),
 }
@@ -148,7 +148,7 @@ def _run(arguments: list[str]) -> int:
 
 def _choose_recipe(arguments: list[str]) -> tuple[str, Any, list[str]]:
     """The recipe that is the first argument: the command with it, its settings, and the arguments that remain."""
-    recipes = importlib.import_module("truetag.recipes")
+    recipes = importlib.import_module("truetag.training.recipes")
     names = ", ".join(recipes.RECIPES)
     if not arguments:
         raise InputError(f"train: expected a recipe first, one of {names}")

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from truetag.errors import InputError
 from truetag.evaluation.ranking import average_precision, mean_over_labels
-from truetag.heads import Head, HeadSettings, fit_head
+from truetag.label_noise.heads import Head, HeadSettings, fit_head
+from truetag.label_noise.relabelling import fit_calibrated
+from truetag.label_noise.selection import Choice, candidates, choose
 from truetag.latent import posterior_logits
-from truetag.relabelling import fit_calibrated
-from truetag.selection import Choice, candidates, choose
 
 NOISE_MODELS = ("auto", "none", "fi", "fd", "fd-shared")
 _EXAMPLES_AT_A_TIME = 4096
@@ -41,7 +41,7 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
         noise_model: "none"; "fi", rates that depend on the label; "fd", also on the features; "fd-shared", on the
             features alike for all labels; or "auto", which chooses between "none" and "fi" on a quarter of the training
             examples, by their observed labels, and with "fi" whether to train on p(y=1|z,x) instead of the labels; and
-            estimates rates and calibrates probabilities out of sample (`truetag.relabelling`).
+            estimates rates and calibrates probabilities out of sample (`truetag.label_noise.relabelling`).
         q: of the q-likelihood, 0 the likelihood, towards 1 the more robust; None: 0, or chosen where "auto" is.
         epochs: passes over the data; more on small data, at least 400 steps.
         batch_size: examples a step.
@@ -55,10 +55,11 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
 
     Attributes:
         noise_rates_: [K, 2], q01 = p(z=0|y=1) "missing" and q10 = p(z=1|y=0) "incorrect" of each label. "auto"
-            estimates them (`truetag.rates`); of the others they are what was learnt on the way, which serves the
-            classifier and can be far off; of "fd" and "fd-shared" the mean over the training examples; 0 of "none".
+            estimates them (`truetag.label_noise.rates`); of the others they are what was learnt on the way, which
+            serves the classifier and can be far off; of "fd" and "fd-shared" the mean over the training examples;
+            0 of "none".
         choice_: what "auto" chose, with the reason and every candidate's held-out AP; None where it was given.
-        head_: the classifier and its noise model as `truetag.heads.Head`.
+        head_: the classifier and its noise model as `truetag.label_noise.heads.Head`.
         classes_: [K, 2], the values 0 and 1 of each label.
         n_features_in_: D.
         feature_names_in_: of the columns, where `X` had names.

@@ -5,9 +5,9 @@ import json
 import pytest
 from PIL import Image
 
+from truetag.data.bags import read_bags
 from truetag.data.imports import import_captions, import_tags
 from truetag.data.manifest import iterate_rows, read_manifest
-from truetag.data.media_bags import read_bags
 from truetag.errors import InputError
 
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from truetag.data.bags import read_bags
 from truetag.data.manifest import FIELDS, LIST_FIELDS, iterate_rows, read_header, read_manifest, write_manifest
-from truetag.data.media_bags import read_bags
 from truetag.errors import InputError
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)

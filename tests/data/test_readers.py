@@ -10,12 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from truetag.data.bags import read_bags
 from truetag.data.imports import import_captions, import_coco, import_tags
 from truetag.data.manifest import iterate_rows, read_header, read_manifest
-from truetag.data.media_bags import read_bags
-from truetag.data.photos import Skipped
 from truetag.data.readers import read_captions, read_tags
 from truetag.errors import InputError
+from truetag.media.files import Skipped
 
 COCO_MINI = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "coco_mini"
 

@@ -15,7 +15,7 @@ def main(seconds: int = 60) -> None:
         import atheris
     except ImportError:
         sys.exit("fuzz: needs atheris (Linux, Python 3.11 or later): pip install atheris")
-    with atheris.instrument_imports(include=["truetag.data", "truetag.text", "json", "csv"]):
+    with atheris.instrument_imports(include=["truetag.data", "truetag.io.text", "json", "csv"]):
         from malformed_tables import GOOD, GOOD_PARQUET, READERS, assert_clear, malformed_tables
 
         from truetag.errors import InputError

@@ -23,18 +23,18 @@ from typing import Any
 
 import torch
 
-import truetag.features
-import truetag.fitting
-import truetag.prediction
-import truetag.prediction_files
-import truetag.runs
-import truetag.tensors
-import truetag.training
+import truetag.io.tensors
+import truetag.models.features
+import truetag.prediction.predict
+import truetag.prediction.table
+import truetag.runs.folder
+import truetag.training.stage
+import truetag.training.train
 from truetag.cli import main
 from truetag.data.corruption import corrupt
 from truetag.data.manifest import read_manifest
-from truetag.data.scenes import draw_scenes
 from truetag.data.vocabulary import build_vocabulary, write_vocabulary
+from truetag.demo.scenes import draw_scenes
 
 # place -> how often it is reached at least in the commands below
 FROZEN_PLACES = {"features": 3, "checkpoint": 36, "step": 24, "stage 2": 1, "finish": 3, "prediction": 3}
@@ -74,7 +74,7 @@ def run(data: Path, work: Path, frozen: bool, place: str = "", count: int = 0, p
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
         # every batch reaches the disk, as it does in a real run every ten seconds
-        truetag.features._FLUSH_SECONDS = truetag.prediction._FLUSH_SECONDS = -1.0  # type: ignore[assignment]
+        truetag.models.features._FLUSH_SECONDS = truetag.prediction.predict._FLUSH_SECONDS = -1.0  # type: ignore[assignment]
         _announce(place, count, pipe)
         code = max(main(arguments) for arguments in commands(data, work, frozen))
     finally:
@@ -103,19 +103,19 @@ def _announce(place: str, count: int, pipe: int) -> None:
 
     match place:
         case "features":
-            watch(truetag.features, "_to_bytes")
+            watch(truetag.models.features, "_to_bytes")
         case "checkpoint":  # the write itself: a kill falls before, into or after it
-            watch(truetag.tensors, "save_file", lambda state, *rest: any("network/" in name for name in state))
+            watch(truetag.io.tensors, "save_file", lambda state, *rest: any("network/" in name for name in state))
         case "step":
-            watch(truetag.fitting, "q_likelihood")
+            watch(truetag.training.stage, "q_likelihood")
         case "between stages":
-            watch(truetag.runs.Run, "save_state", lambda run, name, state: name == "stage1")
+            watch(truetag.runs.folder.Run, "save_state", lambda run, name, state: name == "stage1")
         case "stage 2":
-            watch(truetag.training, "make_noise_model")
+            watch(truetag.training.train, "make_noise_model")
         case "finish":
-            watch(truetag.runs.Run, "save_state")
+            watch(truetag.runs.folder.Run, "save_state")
         case "prediction":
-            watch(truetag.prediction_files.PartialTable, "add")
+            watch(truetag.prediction.table.PartialTable, "add")
 
 
 def kill_once(data: Path, work: Path, frozen: bool, place: str, count: int, delay: float) -> bool:

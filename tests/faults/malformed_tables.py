@@ -16,12 +16,12 @@ from typing import Any, get_origin
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from truetag.config import TrainConfig, config_from_dict
 from truetag.data.manifest import LIST_FIELDS, MEDIA_FIELDS, TEXT_FIELDS, iterate_rows, read_header
 from truetag.data.readers import read_captions, read_coco, read_msrvtt, read_tags
 from truetag.data.splits import _read_list
 from truetag.data.vocabulary import read_vocabulary
-from truetag.text import parse_json
+from truetag.io.text import parse_json
+from truetag.runs.config import TrainConfig, config_from_dict
 
 Case = tuple[str, str, bytes, str]
 

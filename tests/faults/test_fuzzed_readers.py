@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from malformed_tables import COCO, GOOD, GOOD_PARQUET, INSTANCES, READERS, ROW, assert_clear, lines, parquet
 
-from truetag.config import config_from_dict
 from truetag.data.manifest import FIELDS, iterate_rows, read_header
 from truetag.errors import InputError
-from truetag.text import parse_json
+from truetag.io.text import parse_json
+from truetag.runs.config import config_from_dict
 
 fuzzed = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 json_values = st.recursive(

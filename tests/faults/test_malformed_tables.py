@@ -10,15 +10,15 @@ import pyarrow as pa
 import pytest
 from malformed_tables import GOOD, READERS, ROW, Case, assert_clear, broken_runs, lines, malformed_tables, parquet
 
-from truetag import text as text_module
-from truetag.backbones import load_backbone
 from truetag.data.imports import import_captions, import_coco, import_tags
 from truetag.data.manifest import iterate_rows, read_header, read_manifest, write_manifest
 from truetag.data.readers import read_captions, read_tags
 from truetag.data.splits import _read_list, split
 from truetag.data.vocabulary import read_vocabulary
 from truetag.errors import InputError
-from truetag.runs import open_run
+from truetag.io import text as text_module
+from truetag.models.backbones import load_backbone
+from truetag.runs.folder import open_run
 
 CASES = malformed_tables()
 ODD_CAPTIONS = [

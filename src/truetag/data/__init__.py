@@ -3,7 +3,7 @@
 import importlib
 from types import ModuleType
 
-_MODULES = ("manifest", "readers", "vocabulary", "labels", "corruption", "splits", "scenes")
+_MODULES = ("manifest", "readers", "vocabulary", "labels", "corruption", "splits")
 
 
 def __getattr__(name: str) -> ModuleType:

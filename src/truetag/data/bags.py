@@ -1,185 +1,152 @@
-"""Manifest rows as bags of tensors: cached features or photos, each with its observed labels."""
+"""Bags of photos as files: the frames of each row of a manifest, or of each file, before any of them is read."""
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
-from typing import NamedTuple
+from itertools import chain
+from pathlib import Path
 
+import datasets
 import numpy as np
-import torch
-from jaxtyping import Bool, Float, Int64, Shaped
-from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from jaxtyping import Bool, Int64
 
-from truetag.data.media import MediaError, Preprocessing
-from truetag.data.media_bags import MediaBags
-from truetag.data.photos import Photos, Skipped
-
-Pick = tuple[int, bool]
-"""Which bag of a data set, and whether its photo is mirrored."""
-
-
-class Batch(NamedTuple):
-    """B bags of up to T frames: pixels [B, T, 3, H, W] or features of regions [B, T, R, D], and observed labels."""
-
-    inputs: Float[Tensor, "B T ..."]
-    labels: Shaped[Tensor, "B K"]
-    indices: Int64[Tensor, "B"]
-    """Which bags of the data set they are."""
-    mask: Bool[Tensor, "B T"] | None
-    """False where a bag has fewer frames than T; None where all have T."""
-    skipped: list[Skipped]
-    """The frames that could not be decoded."""
-
-
-class FeatureBags(Dataset):
-    """Bags whose features are cached: a memory-mapped array [rows, R, D], and the row of each frame in it.
-
-    The frames of bag i are `rows[starts[i] : starts[i + 1]]`.
-    """
-
-    def __init__(
-        self,
-        features: np.ndarray,
-        rows: Int64[np.ndarray, "F"],
-        starts: Int64[np.ndarray, "S"],
-        labels: Shaped[Tensor, "N K"],
-        ids: Sequence[str],
-    ) -> None:
-        self.features, self.rows, self.starts, self.labels, self.ids = features, rows, starts, labels, ids
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitems__(self, picks: list[Pick]) -> Batch:
-        """Fetch a whole batch at once: one gather instead of a call an example."""
-        indices = [index for index, _ in picks]
-        places, mask = frame_places(self.starts, indices)
-        features = torch.from_numpy(self.features[self.rows[places]]).float()
-        return Batch(features, self.labels[indices], torch.tensor(indices), mask, [])
-
-
-class PhotoBags(Dataset):
-    """Bags of photos that are decoded when asked for.
-
-    A frame that cannot be decoded is padding. Of a bag without any nothing is known: it becomes a black frame with
-    unknown labels, which trains nothing.
-    """
-
-    def __init__(self, bags: MediaBags, labels: Shaped[Tensor, "N K"], preprocessing: Preprocessing) -> None:
-        self.bags, self.labels, self.preprocessing = bags, labels, preprocessing
-        self.ids, self.starts = bags.ids, bags.starts
-
-    def __len__(self) -> int:
-        return len(self.bags)
-
-    def __getitems__(self, picks: list[Pick]) -> Batch:
-        """Decode a batch."""
-        side = self.preprocessing.resolution
-        indices = [index for index, _ in picks]
-        places, mask = frame_places(self.starts, indices)
-        inputs, labels = torch.zeros(*places.shape, 3, side, side), self.labels[indices]
-        wanted = torch.ones(places.shape, dtype=torch.bool) if mask is None else mask
-        usable = wanted.clone()
-        skipped = []
-        for row, column in wanted.nonzero().tolist():
-            place = int(places[row, column])
-            try:
-                inputs[row, column] = self.preprocessing(self.bags.frames.read(place), picks[row][1])
-            except MediaError as error:
-                usable[row, column] = False
-                skipped.append(self.bags.frames.skip(place, error))
-        if skipped:
-            labels[~usable.any(1)] = -1
-            usable[:, 0] |= ~usable.any(1)
-            mask = usable
-        return Batch(inputs, labels, torch.tensor(indices), mask, skipped)
-
-
-def frame_places(
-    starts: Int64[np.ndarray, "S"], indices: Sequence[int]
-) -> tuple[Int64[np.ndarray, "B T"], Bool[Tensor, "B T"] | None]:
-    """Where the frames of some bags are, padded with each bag's first; the mask is None where none is padded."""
-    chosen = np.asarray(indices, dtype=np.int64)
-    first, lengths = starts[chosen], starts[chosen + 1] - starts[chosen]
-    steps = np.arange(lengths.max(initial=1))
-    inside = steps < lengths[:, None]
-    places = first[:, None] + np.where(inside, steps, 0)
-    return places, None if inside.all() else torch.from_numpy(inside)
-
-
-class EpochBatches(Sampler[list[Pick]]):
-    """Batches of one epoch: order and flips are decided by (seed, epoch) alone.
-
-    So an epoch can be repeated.
-    """
-
-    def __init__(self, num_examples: int, batch_size: int, seed: int, *, shuffle: bool, flip: bool = False) -> None:
-        self.num_examples, self.batch_size, self.seed = num_examples, batch_size, seed
-        self.shuffle, self.flip = shuffle, flip
-        self.drop_last = False
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that is iterated next."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self._starts())
-
-    def __iter__(self) -> Iterator[list[Pick]]:
-        generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
-        order = range(self.num_examples)
-        if self.shuffle:
-            order = torch.randperm(self.num_examples, generator=generator).tolist()
-        flips = (torch.rand(self.num_examples, generator=generator) < 0.5 * self.flip).tolist()
-        picks = list(zip(order, flips, strict=True))
-        starts = self._starts()
-        for start, end in zip(starts, [*starts[1:], len(picks)], strict=True):
-            yield picks[start:end]
-
-    def _starts(self) -> list[int]:
-        starts = list(range(0, self.num_examples, self.batch_size))
-        # while training the last batch is not left with one example, which has no batch statistics
-        return starts[:-1] if self.shuffle and len(starts) > 1 and self.num_examples - starts[-1] == 1 else starts
+from truetag.data.manifest import Manifest
+from truetag.errors import InputError
+from truetag.io.text import shown
+from truetag.media.clips import CLIP_SUFFIXES
+from truetag.media.files import Photos, Skipped
+from truetag.media.frame_cache import cached_frames
 
 
 @dataclass(frozen=True)
-class PhotoBatch:
-    """Decoded photos of consecutive positions: those at `positions`; the others are `broken`, and why."""
+class MediaBags:
+    """N bags: bag i is `ids[i]`, comes from `sources[i]`, and has the frames `starts[i]` to `starts[i + 1]`."""
 
-    pixels: Float[Tensor, "B 3 H W"]
-    positions: list[int]
-    broken: dict[int, MediaError]
+    ids: Sequence[str]
+    sources: Sequence[Path]
+    frames: Photos
+    starts: Int64[np.ndarray, "S"]
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.ids)
+
+    @property
+    def lengths(self) -> Int64[np.ndarray, "N"]:
+        """How many frames each bag has."""
+        return np.diff(self.starts)
+
+    def select(self, positions: Sequence[int]) -> "MediaBags":
+        """Some of the bags, in the order of `positions`."""
+        frames = [frame for i in positions for frame in range(self.starts[i], self.starts[i + 1])]
+        lengths = self.lengths[np.asarray(positions, dtype=np.int64)]
+        ids, sources = [self.ids[i] for i in positions], [self.sources[i] for i in positions]
+        return MediaBags(ids, sources, self.frames.select(frames), starts_of(lengths))
+
+    def keep_frames(self, usable: Bool[np.ndarray, "F"]) -> tuple["MediaBags", list[int]]:
+        """The bags with their usable frames alone, and the positions of those bags that have any."""
+        before = np.concatenate([[0], np.cumsum(usable)])
+        lengths = before[self.starts[1:]] - before[self.starts[:-1]]
+        kept = np.flatnonzero(lengths).tolist()
+        frames = self.frames.select(np.flatnonzero(usable).tolist())
+        ids, sources = [self.ids[i] for i in kept], [self.sources[i] for i in kept]
+        return MediaBags(ids, sources, frames, starts_of(lengths[kept])), kept
+
+    def each_frame(self) -> "MediaBags":
+        """Every frame as a bag of its own."""
+        bag_of = np.repeat(np.arange(len(self)), self.lengths)
+        numbers = np.arange(len(bag_of)) - self.starts[bag_of]
+        ids = [f"{self.ids[bag]}#{number}" for bag, number in zip(bag_of.tolist(), numbers.tolist(), strict=True)]
+        return MediaBags(ids, self.frames.paths, self.frames, np.arange(len(bag_of) + 1))
 
 
-def stream_photos(
-    photos: Photos, preprocessing: Preprocessing, batches: Sequence[range], num_threads: int = 2
-) -> Iterator[PhotoBatch]:
-    """Decode batches of photos, one ahead of the consumer, in threads: decoders release Python's lock."""
+def read_bags(
+    manifest: Manifest,
+    rows: datasets.Dataset | None = None,
+    *,
+    allow_outside: bool = False,
+    num_frames: int = 26,
+    cache: Path | None = None,
+    max_skipped: float = 1.0,
+) -> tuple[MediaBags, list[Skipped]]:
+    """The photos of some rows of a manifest. Clips become frames on disk; one that cannot be used is without frames.
 
-    def decode(position: int) -> Tensor | MediaError:
-        try:
-            return preprocessing(photos.read(position))
-        except MediaError as error:
-            return error
+    Args:
+        manifest: where the rows are from.
+        rows: some of its rows; None for all.
+        allow_outside: take files that lie outside the media root.
+        num_frames: frames of a clip.
+        cache: where the frames of clips are kept; by default in the user's cache folder.
+        max_skipped: stop if more than this share of the clips cannot be used.
 
-    pool = ThreadPoolExecutor(num_threads)
-    try:
-        ahead = [pool.submit(decode, position) for position in batches[0]] if batches else []
-        for batch, following in zip_longest(batches, batches[1:], fillvalue=range(0)):
-            now, ahead = ahead, [pool.submit(decode, position) for position in following]
-            results = {position: future.result() for position, future in zip(batch, now, strict=True)}
-            good = {position: photo for position, photo in results.items() if isinstance(photo, Tensor)}
-            side = preprocessing.resolution
-            pixels = torch.stack(list(good.values())) if good else torch.zeros(0, 3, side, side)
-            broken = {position: error for position, error in results.items() if isinstance(error, MediaError)}
-            yield PhotoBatch(pixels, list(good), broken)
-    finally:
-        pool.shutdown(cancel_futures=True)  # a consumer that stops early does not wait for the batch ahead
+    Raises:
+        InputError: a row has cached features alone, a path leads out of the media root, or too many clips are broken.
+    """
+    columns = (manifest.rows if rows is None else rows).select_columns(["id", "image", "frames", "video"])
+    ids = columns["id"][:]
+    images, lists, videos = (columns[name][:] for name in ("image", "frames", "video"))
+    files: list[list[Path]] = []
+    for name, image, frames, video in zip(ids, images, lists, videos, strict=True):
+        listed = [image] if image else [video] if video else frames or []
+        if not listed:
+            raise InputError(f"{manifest.path}: row {shown(name)} has no photos; rows of features are not read yet")
+        files.append([manifest.media_path(name, path, allow_outside) for path in listed])
+    root = None if allow_outside else manifest.media_root.resolve()
+    is_clip = [bool(video) for video in videos]
+    return _with_clips(ids, files, is_clip, root, num_frames, cache, max_skipped)
 
 
-def even_batches(num_photos: int, batch_size: int) -> list[range]:
-    """Positions in order, `batch_size` at a time."""
-    return [range(start, min(start + batch_size, num_photos)) for start in range(0, num_photos, batch_size)]
+def bags_of_files(
+    ids: Sequence[str], files: Sequence[Path], num_frames: int = 26, cache: Path | None = None, max_skipped: float = 1.0
+) -> tuple[MediaBags, list[Skipped]]:
+    """Each photo or clip as a bag; which it is its suffix tells."""
+    is_clip = [path.suffix.lower() in CLIP_SUFFIXES for path in files]
+    return _with_clips(ids, [[path] for path in files], is_clip, None, num_frames, cache, max_skipped)
+
+
+def join_bags(parts: Sequence[MediaBags]) -> MediaBags:
+    """The bags of several lists, one list behind the other."""
+    lengths = np.concatenate([np.zeros(0, dtype=np.int64), *(part.lengths for part in parts)])
+    return MediaBags(
+        _chain(part.ids for part in parts),
+        _chain(part.sources for part in parts),
+        Photos(*(_chain(getattr(part.frames, name) for part in parts) for name in ("ids", "paths", "roots"))),
+        starts_of(lengths),
+    )
+
+
+def starts_of(lengths: Int64[np.ndarray, "N"]) -> Int64[np.ndarray, "S"]:
+    """Where bags of these lengths start, one behind the other, and where the last ends."""
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def _with_clips(
+    ids: Sequence[str],
+    files: list[list[Path]],
+    is_clip: Sequence[bool],
+    root: Path | None,
+    num_frames: int,
+    cache: Path | None,
+    max_skipped: float,
+) -> tuple[MediaBags, list[Skipped]]:
+    """Bags of these photos, where clips are replaced by their frames."""
+    sources = [paths[0] for paths in files]
+    roots = [root] * len(files)
+    clips = [position for position, clip in enumerate(is_clip) if clip]
+    skipped: list[Skipped] = []
+    if clips:
+        named = Photos([ids[i] for i in clips], [sources[i] for i in clips], [root] * len(clips))
+        found = cached_frames(named, cache, num_frames, max_skipped)
+        skipped = found.skipped
+        for position, paths in zip(clips, found.paths, strict=True):
+            files[position], roots[position] = paths, None  # the cache is ours
+    lengths = np.array([len(paths) for paths in files], dtype=np.int64)
+    frames = Photos(
+        [name for name, paths in zip(ids, files, strict=True) for _ in paths],
+        _chain(files),
+        [fence for fence, paths in zip(roots, files, strict=True) for _ in paths],
+    )
+    return MediaBags(ids, sources, frames, starts_of(lengths)), skipped
+
+
+def _chain(parts: Iterable[Iterable]) -> list:
+    return list(chain.from_iterable(parts))

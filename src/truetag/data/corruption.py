@@ -17,7 +17,7 @@ from truetag.data.labels import observed_labels
 from truetag.data.manifest import FIELDS, Manifest, Row, read_manifest, relative_root, stream_rows, write_manifest
 from truetag.data.vocabulary import Vocabulary, read_vocabulary
 from truetag.errors import InputError
-from truetag.text import shown
+from truetag.io.text import shown
 
 REDRAWS = 20
 

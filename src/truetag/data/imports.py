@@ -11,15 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from truetag.data.clips import CLIP_SUFFIXES, sample_frames
 from truetag.data.manifest import Row, relative_root, write_manifest
-from truetag.data.media import MediaError
-from truetag.data.photos import MAX_SKIPPED, Photos, Skipped, check_share, write_skipped
 from truetag.data.readers import read_captions, read_coco, read_msrvtt, read_tags
 from truetag.errors import InputError
-from truetag.files import refuse_overwriting
-from truetag.progress import Progress
-from truetag.text import shown
+from truetag.io.files import refuse_overwriting
+from truetag.io.terminal import Progress
+from truetag.io.text import shown
+from truetag.media.clips import CLIP_SUFFIXES, sample_frames
+from truetag.media.files import MAX_SKIPPED, Photos, Skipped, check_share, write_skipped
+from truetag.media.photos import MediaError
 
 _PHOTOS_AT_A_TIME = 256
 _NOUNS = {"image": "photo", "video": "clip"}

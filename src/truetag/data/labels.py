@@ -18,7 +18,7 @@ from torch import Tensor
 from truetag.data.manifest import Row
 from truetag.data.vocabulary import Rows, Vocabulary, normalise, stream_rows, tokenise
 from truetag.errors import InputError
-from truetag.text import shown
+from truetag.io.text import shown
 
 LabelSource = Literal["observed", "captions", "tags", "true"]
 CaptionSource = Literal["observed", "captions", "true"]

@@ -23,8 +23,8 @@ from datasets import config
 from datasets.exceptions import DatasetGenerationError
 
 from truetag.errors import InputError
-from truetag.files import replacing
-from truetag.text import one_line, parse_line, require_file, shown, text_lines
+from truetag.io.files import replacing
+from truetag.io.text import one_line, parse_line, require_file, shown, text_lines
 
 TEXT_FIELDS = ("id", "image", "video", "features", "split", "group")
 LIST_FIELDS = ("frames", "captions", "tags", "unknown_tags", "true_captions", "true_tags")

@@ -15,7 +15,7 @@ from typing import Any
 
 from truetag.data.manifest import Row
 from truetag.errors import InputError
-from truetag.text import decode, one_line, parse_json, require_file, require_text, shown, text_lines
+from truetag.io.text import decode, one_line, parse_json, require_file, require_text, shown, text_lines
 
 DELIMITERS = ",|\t"
 CELL_LIMIT = 20_000_000  # characters; a quote that is never closed would take the rest of the file into one cell

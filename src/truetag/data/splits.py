@@ -20,7 +20,7 @@ from truetag.data.labels import observed_labels
 from truetag.data.manifest import FIELDS, Rows, read_manifest, relative_root, stream_rows, write_manifest
 from truetag.data.vocabulary import build_vocabulary
 from truetag.errors import InputError
-from truetag.text import require_file, shown, text_lines
+from truetag.io.text import require_file, shown, text_lines
 
 MOST_LABELS = 500
 

@@ -16,8 +16,8 @@ from typing import Literal
 
 from truetag.data.manifest import Rows, read_manifest, stream_rows
 from truetag.errors import InputError
-from truetag.files import write_text
-from truetag.text import require_file, shown, text_lines
+from truetag.io.files import write_text
+from truetag.io.text import require_file, shown, text_lines
 
 PARTS_OF_SPEECH = ("VB", "NN", "JJ", "DT", "PRP", "IN", "Others")
 UNTAGGED = "-"

@@ -9,7 +9,7 @@ import jinja2
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from truetag.files import write_text
+from truetag.io.files import write_text
 
 
 def write_page(path: Path, template: str, **values: object) -> None:

@@ -8,12 +8,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from truetag.data.bags import read_bags
 from truetag.data.labels import label_matrix
 from truetag.data.manifest import Manifest
-from truetag.data.media_bags import read_bags
-from truetag.data.photos import MAX_SKIPPED
-from truetag.prediction import predict_manifest
-from truetag.runs import Run
+from truetag.media.files import MAX_SKIPPED
+from truetag.prediction.predict import predict_manifest
+from truetag.runs.folder import Run
 
 Kind = Literal["right", "incorrect", "missing"]
 

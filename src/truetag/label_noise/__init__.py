@@ -1,0 +1,1 @@
+"""What noisy labels reveal about the truth, from features in memory."""

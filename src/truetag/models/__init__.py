@@ -1,0 +1,1 @@
+"""Networks: backbones, the classifier, and the cache of frozen features."""

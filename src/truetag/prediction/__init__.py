@@ -1,0 +1,1 @@
+"""The classifier alone, from files to tables of tags."""

@@ -1,0 +1,1 @@
+"""A run on disk: its settings, folder, checkpoints and journal."""

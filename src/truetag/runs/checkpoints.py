@@ -1,0 +1,134 @@
+"""Checkpoints: all that decides the future of a run, so that a stopped one goes on as if it had never stopped.
+
+A checkpoint is one file, there whole or not at all, named by its place in training, STAGE-EPOCH-STEP.safetensors. It
+holds the weights, those of the best epoch so far, and the optimiser; in its note are the schedule, the history and what
+was skipped.
+
+No state of a random generator is in it, because none outlives a step: the order of examples comes from (seed, epoch),
+and before each step the generator that dropout draws from is seeded with (seed, stage, epoch, step, process).
+"""
+
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from truetag.errors import InputError, tell
+from truetag.io.files import remove_leftovers
+from truetag.io.tensors import State, read_tensors, write_tensors
+
+
+@dataclass
+class Place:
+    """Where training stands: `step` steps of `epoch` are done; and the best epoch of the stage before it."""
+
+    stage: int
+    epoch: int = 1
+    step: int = 0
+    total_loss: float = 0.0
+    """Sum of the losses of the steps of this epoch."""
+    best_epoch: int = 0
+    """0 is the state that the stage began with."""
+    best_ap: float = -1.0
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A place, the weights there and of the best epoch before it, the optimiser, and what else JSON can say of it."""
+
+    place: Place
+    network: State
+    best: State
+    optimiser: State
+    note: dict[str, Any] = field(default_factory=dict)
+
+
+_PARTS = ("network", "best", "optimiser")
+
+
+class CheckpointFolder:
+    """The last `keep` checkpoints of a run; a new one is due every so many seconds."""
+
+    def __init__(self, folder: Path, keep: int, seconds: float) -> None:
+        self.folder, self.keep, self.seconds = folder, keep, seconds
+        self.saved = time.monotonic()
+        self._broken: set[Path] = set()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time for the next checkpoint."""
+        return time.monotonic() - self.saved >= self.seconds
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint, then remove older ones and any that were found to be broken.
+
+        Raises:
+            InputError: the disk is full or read-only; the checkpoints before it are as they were.
+        """
+        place = checkpoint.place
+        state = {f"{part}/{name}": tensor for part in _PARTS for name, tensor in getattr(checkpoint, part).items()}
+        path = self.folder / f"{place.stage}-{place.epoch:06d}-{place.step:09d}.safetensors"
+        try:
+            write_tensors(path, state, checkpoint.note | {"place": vars(place)})
+        except OSError as error:
+            count = len(self._paths())
+            kept = f"{count} earlier ones are kept: --resume goes on from the last" if count else "there is none yet"
+            raise InputError(f"{self.folder}: cannot write a checkpoint ({error.strerror}); {kept}") from error
+        self._broken.discard(path)
+        older = [other for other in self._paths() if other not in self._broken][: -self.keep]
+        for other in {*older, *self._broken}:
+            other.unlink(missing_ok=True)
+        remove_leftovers(self.folder)
+        self.saved = time.monotonic()
+
+    def latest(self) -> Checkpoint | None:
+        """The last checkpoint that can be read; None where there is none.
+
+        Raises:
+            InputError: there are some, and all of them are broken.
+        """
+        reasons = []
+        for path in reversed(self._paths()):
+            try:
+                state, note = read_tensors(path)
+                place = Place(**note.pop("place"))
+            except (InputError, FileNotFoundError, KeyError, TypeError) as error:
+                reasons.append(f"{path.name} ({error})")
+                self._broken.add(path)
+                continue
+            if reasons:
+                tell(f"passed over a broken checkpoint: {'; '.join(reasons)}")
+            parts: dict[str, State] = {part: {} for part in _PARTS}
+            for name, tensor in state.items():
+                part, _, key = name.partition("/")
+                parts[part][key] = tensor
+            return Checkpoint(place, **parts, note=note)
+        if reasons:
+            raise InputError(f"resume: no checkpoint in {self.folder} can be read: {'; '.join(reasons)}")
+        return None
+
+    def clear(self) -> None:
+        """Remove them all: the run is finished."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _paths(self) -> list[Path]:
+        return sorted(self.folder.glob("[0-9]*.safetensors"))
+
+
+def optimiser_state(optimiser: torch.optim.Optimizer) -> State:
+    """The tensors of an optimiser; its settings come from the config and the schedule."""
+    state: dict[int, dict[str, Any]] = optimiser.state_dict()["state"]
+    return {f"{index}/{name}": value for index, values in state.items() for name, value in values.items()}
+
+
+def load_optimiser_state(optimiser: torch.optim.Optimizer, tensors: State) -> None:
+    """Put `optimiser_state` back into an optimiser over the same parameters."""
+    content = optimiser.state_dict()
+    content["state"] = {}
+    for key, tensor in tensors.items():
+        index, _, name = key.partition("/")
+        content["state"].setdefault(int(index), {})[name] = tensor
+    optimiser.load_state_dict(content)

@@ -1,0 +1,195 @@
+"""The run folder: all that training leaves behind and prediction needs. Nothing in it is ever unpickled.
+
+config.json  vocabulary.tsv  preprocessing.json  versions.json
+stage1.safetensors        the trainable part of the classifier after stage 1 (`--from` reuses it)
+classifier.safetensors    the whole classifier: prediction needs nothing else
+noise_model.safetensors   the noise model's plain state, absent where there is none
+history.jsonl  labels.tsv  skipped.jsonl  tensorboard/  metrics/
+checkpoints/  lock        while it is trained
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import platform
+import shutil
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from truetag.data.vocabulary import Vocabulary, read_vocabulary, write_vocabulary
+from truetag.errors import InputError
+from truetag.io.files import locked, write_json
+from truetag.io.tensors import State, read_tensors, write_tensors
+from truetag.io.text import decode, parse_line, require_file, require_text, shown, text_lines
+from truetag.media.photos import Preprocessing
+from truetag.runs.config import TrainConfig, config_from_dict
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder and what its small files say."""
+
+    folder: Path
+    config: TrainConfig
+    vocabulary: Vocabulary
+    preprocessing: Preprocessing
+
+    def save_state(self, name: str, state: State) -> None:
+        """Write NAME.safetensors, whole or not at all."""
+        write_tensors(self.folder / f"{name}.safetensors", state)
+
+    def load_state(self, name: str) -> State:
+        """Read NAME.safetensors.
+
+        Raises:
+            InputError: it is missing or broken.
+        """
+        path = self.folder / f"{name}.safetensors"
+        try:
+            return read_tensors(path)[0]
+        except FileNotFoundError:
+            raise InputError(f"{path}: no such file: the run is not finished; train it with --resume") from None
+
+    def has_state(self, name: str) -> bool:
+        """Whether NAME.safetensors is there."""
+        return (self.folder / f"{name}.safetensors").is_file()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether training has come to its end."""
+        return self.has_state("classifier")
+
+    def append_history(self, record: dict[str, Any]) -> None:
+        """Add one line to history.jsonl."""
+        with (self.folder / "history.jsonl").open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def history(self) -> list[dict[str, Any]]:
+        """The lines of history.jsonl, one an epoch.
+
+        Raises:
+            InputError: the file is missing or broken.
+        """
+        path = self.folder / "history.jsonl"
+        require_file(path, "history")
+        rows = []
+        for line, text in text_lines(path):
+            row = parse_line(f"{path}, line {line}", text)
+            if row is not None:
+                if not {"stage", "epoch"} <= row.keys():
+                    raise InputError(f"{path}, line {line}: expected a stage and an epoch, got {shown(row)}")
+                rows.append(row)
+        return rows
+
+
+def create_run(folder: Path, config: TrainConfig, vocabulary: Vocabulary, preprocessing: Preprocessing) -> Run:
+    """Make a run folder, whole or not at all.
+
+    Raises:
+        InputError: it exists and is not empty.
+    """
+    require_new_folder(folder)
+    beside = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(beside, ignore_errors=True)  # of a process that was killed here
+    beside.mkdir(parents=True)
+    write_json(beside / "config.json", dataclasses.asdict(config))
+    write_json(beside / "preprocessing.json", dataclasses.asdict(preprocessing))
+    write_json(beside / "versions.json", versions())
+    write_vocabulary(beside / "vocabulary.tsv", vocabulary)
+    beside.replace(folder)
+    return Run(folder, config, vocabulary, preprocessing)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether the folder holds a run, finished or not."""
+    return (folder / "config.json").is_file()
+
+
+def lock_run(folder: Path) -> AbstractContextManager[None]:
+    """Hold a run for writing.
+
+    Raises:
+        InputError: another process does.
+    """
+    return locked(folder / "lock", refusal=f"out: {folder} is in use")
+
+
+def require_new_folder(folder: Path) -> None:
+    """Refuse a folder that something is in, before any work is done for it.
+
+    Raises:
+        InputError: it exists and is not empty.
+    """
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"out: the name {str(folder)!a} is not UTF-8") from None
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        unfinished = (folder / "config.json").is_file() and not (folder / "classifier.safetensors").is_file()
+        hint = "an unfinished run: give --resume to go on with it, or" if unfinished else "give"
+        raise InputError(f"out: {folder} exists already; {hint} a new folder")
+
+
+def open_run(folder: Path) -> Run:
+    """Read a run folder.
+
+    Raises:
+        InputError: it is not a run folder, or a file of it is broken.
+    """
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder} is not a run folder: it holds no config.json")
+    return Run(
+        folder,
+        _read_config(folder / "config.json"),
+        read_vocabulary(folder / "vocabulary.tsv"),
+        _read_preprocessing(folder / "preprocessing.json"),
+    )
+
+
+def versions() -> dict[str, str]:
+    """What the numbers of a run may depend on."""
+    names = ("truetag", "torch", "timm", "accelerate", "datasets", "pillow", "numpy")
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
+
+
+def _read_config(path: Path) -> TrainConfig:
+    values = _read_json(path)
+    # the others have defaults, so that a run can be read which is older than a setting
+    if missing := [name for name in ("backbone", "resolution", "pooling") if name not in values]:
+        raise InputError(f"{path}: expected the settings of a run, {', '.join(missing)} among them")
+    try:
+        return config_from_dict(values)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def _read_preprocessing(path: Path) -> Preprocessing:
+    values: dict[str, Any] = {"interpolation": "bicubic"} | _read_json(path)
+    names = [field.name for field in dataclasses.fields(Preprocessing)]
+    if set(values) != set(names):
+        raise InputError(f"{path}: expected {', '.join(names)}, got {shown(sorted(values))}")
+    side, interpolation = values["resolution"], values["interpolation"]
+    if type(side) is not int or not 0 < side < 2**15:
+        raise InputError(f"{path}: resolution must be a side in pixels, got {shown(side)}")
+    filters = [kind.name.lower() for kind in Image.Resampling]
+    if interpolation not in filters:
+        raise InputError(f"{path}: interpolation must be one of {', '.join(filters)}, got {shown(interpolation)}")
+    for name, lowest, kind in (("mean", -1e6, "numbers"), ("std", 1e-6, "numbers above 0")):
+        got = values[name] if isinstance(values[name], list) else []
+        if len(got) != 3 or not all(type(value) in (int, float) and lowest <= value < 1e6 for value in got):
+            raise InputError(f"{path}: {name} must be three {kind}, got {shown(values[name])}")
+    return Preprocessing(side, tuple(values["mean"]), tuple(values["std"]), interpolation)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    require_file(path, "file of a run")
+    content = path.read_bytes()
+    require_text(path, content[:64])
+    value = parse_line(str(path), decode(str(path), content))
+    if value is None:
+        raise InputError(f"{path}: not a JSON object, the file is empty")
+    return value

@@ -1,0 +1,103 @@
+"""What training writes as it goes: the history, its curves for TensorBoard, and checkpoints."""
+
+import shutil
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from truetag.errors import InputError
+from truetag.io.files import write_json, write_text
+from truetag.runs.checkpoints import Checkpoint, CheckpointFolder
+from truetag.runs.folder import Run
+
+Epoch = dict[str, Any]
+"""One line of the history."""
+
+
+class Journal:
+    """The records of one run; of several processes only one `writes`."""
+
+    def __init__(self, run: Run, writes: bool) -> None:
+        self.run, self.writes = run, writes
+        self.history: list[Epoch] = []
+        settings = run.config
+        self.checkpoints = CheckpointFolder(
+            run.folder / "checkpoints", settings.keep_checkpoints, settings.checkpoint_seconds
+        )
+        self.resumed: Checkpoint | None = None
+        self.origin: dict[str, str | None] = {}
+        self._board: SummaryWriter | None = None
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._board is not None:
+            self._board.close()
+
+    def begin(self, origin: dict[str, str | None], resume: bool) -> list[list[str]]:
+        """Start anew or go back to the last checkpoint, the history too. Returns the skip list of that time.
+
+        Args:
+            origin: fingerprints of what else the run depends on, by what a person calls it.
+            resume: whether there may be a checkpoint.
+
+        Raises:
+            InputError: the origin is not what that run was begun with.
+        """
+        self.origin = origin
+        self.resumed = self.checkpoints.latest() if resume else None
+        records: list[Epoch] = []
+        skipped: list[list[str]] = []
+        if self.resumed is not None:
+            note = self.resumed.note
+            for what, fingerprint in origin.items():
+                if note["origin"].get(what) != fingerprint:
+                    raise InputError(f"resume: {what} is not what {self.run.folder} was begun with")
+            records, skipped = note["history"], note["skipped"]
+        if self.writes:
+            write_text(self.run.folder / "history.jsonl", "")
+            shutil.rmtree(self.run.folder / "tensorboard", ignore_errors=True)
+        for record in records:
+            self.log(record)
+        return skipped
+
+    def resumed_at(self, stage: int) -> Checkpoint | None:
+        """The checkpoint that training goes on from, where it lies in `stage`."""
+        return self.resumed if self.resumed is not None and self.resumed.place.stage == stage else None
+
+    def log(self, record: Epoch) -> None:
+        """Add one epoch to the history."""
+        self.history.append(record)
+        if not self.writes:
+            return
+        self.run.append_history(record)
+        if self._board is None:
+            self._board = SummaryWriter(str(self.run.folder / "tensorboard"))
+        for name in record.keys() - {"stage", "epoch"}:
+            self._board.add_scalar(f"stage{record['stage']}/{name}", record[name], record["epoch"])
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time for a checkpoint."""
+        return self.writes and self.checkpoints.is_due
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint, with the history so far."""
+        if self.writes:
+            checkpoint.note.update(history=self.history, origin=self.origin)
+            self.checkpoints.save(checkpoint)
+
+    def diverged(self, what: str, ids: Sequence[str]) -> InputError:
+        """The error that names the batch at which training broke down; all its ids go to diverged.json."""
+        if self.writes:
+            write_json(self.run.folder / "diverged.json", {"what": what, "ids": list(ids)})
+        some = ", ".join(map(repr, ids[:8])) + (f" and {len(ids) - 8} more (diverged.json)" if len(ids) > 8 else "")
+        return InputError(
+            f"{what}; its batch: {some}. Look at these rows, or begin a new run with a lower learning_rate; the "
+            f"checkpoints before it are kept in {self.checkpoints.folder}"
+        )

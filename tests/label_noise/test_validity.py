@@ -1,0 +1,102 @@
+"""Validity of captions: exact where the density ratio is known, silent on clean captions, never told the answer."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+
+from truetag.label_noise.validity import NUM_DEALS, _deal, _Evidence, share_of_valid, soft_labels, source_validity
+
+NUM_BAGS, NUM_WORDS, CAPTIONS = 600, 40, 4
+
+
+def drawn(share, seed=0):
+    """Bags that have three of forty words each; captions name two thirds of them, or those of another bag."""
+    rng = np.random.default_rng(seed)
+    true = np.zeros((NUM_BAGS, NUM_WORDS), bool)
+    for row in true:
+        row[rng.choice(NUM_WORDS, 4, replace=False)] = True
+    bags = np.repeat(np.arange(NUM_BAGS), CAPTIONS)
+    is_valid = rng.random(len(bags)) < share
+    about = np.where(is_valid, bags, rng.permutation(bags))
+    words = true[about] & (rng.random((len(bags), NUM_WORDS)) < 0.7) | (rng.random((len(bags), NUM_WORDS)) < 0.02)
+    logits = np.where(true, 0.8, -3.9) + rng.normal(0, 1.0, true.shape)  # an imperfect classifier
+    return torch.from_numpy(logits).float(), sparse.csr_array(words.astype(float)), bags, is_valid, true
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.8])
+def test_the_share_of_valid_captions_is_found_and_they_score_higher(share):
+    logits, words, bags, is_valid, _ = drawn(share)
+    found = source_validity(logits, words, bags)
+    assert found.share == pytest.approx(is_valid.mean(), abs=0.06)
+    assert found.probabilities.mean() == pytest.approx(is_valid.mean(), abs=0.06)
+    assert found.probabilities[is_valid].mean() > found.probabilities[~is_valid].mean() + 0.5
+    # a probability: among captions with validity v, about v of them are valid
+    sure = found.probabilities > 0.9
+    assert is_valid[sure].mean() > 0.9
+
+
+def test_clean_captions_are_left_alone():
+    logits, words, bags, _, _ = drawn(1.0)
+    found = source_validity(logits, words, bags)
+    assert found.share > 0.97
+    assert found.probabilities.mean() > 0.97
+    hard = soft_labels(words, bags, np.ones(len(bags)), NUM_BAGS)
+    assert (soft_labels(words, bags, found.probabilities, NUM_BAGS) - hard).abs().mean() < 0.01
+
+
+def test_captions_dealt_at_random_are_called_invalid():
+    logits, words, bags, _, _ = drawn(0.0)
+    found = source_validity(logits, words, bags)
+    assert found.share < 0.1
+    assert found.probabilities.mean() < 0.1
+
+
+def test_soft_labels_are_noisy_or_over_captions():
+    words = sparse.csr_array(np.array([[1.0, 0, 0], [1, 1, 0], [0, 1, 0]]))
+    soft = soft_labels(words, np.array([0, 0, 1]), np.array([0.5, 0.8, 1.0]), 3)
+    expected = [[0.9, 0.8, 0], [0, 1, 0], [0, 0, 0]]  # 1 - .5 * .2; the third bag has no captions
+    assert torch.allclose(soft, torch.tensor(expected), atol=1e-6)
+
+
+def test_evidence_is_the_log_likelihood_ratio_of_independent_words():
+    logits, words, _, _, _ = drawn(1.0)
+    features = _Evidence(logits, words).of_pairs(np.array([0, 5, 9]), np.array([3, 1, 0]))
+    frequency = np.clip(words.toarray().mean(0), 1e-4, 1 - 1e-4)
+    for row, source, bag in zip(features, (0, 5, 9), (3, 1, 0), strict=True):
+        named, p = words.toarray()[source] == 1, torch.sigmoid(logits[bag]).numpy()
+        ratio = np.where(named, np.log(p / frequency), np.log((1 - p) / (1 - frequency))).sum()
+        assert row[2] == pytest.approx(ratio, abs=1e-3)
+        assert row[5] == named.sum()
+
+
+def test_a_deal_gives_every_caption_away_from_home():
+    rng = np.random.default_rng(0)
+    bags = np.repeat(np.arange(50), 3)
+    sources, given = _deal(bags, rng)
+    assert len(sources) == NUM_DEALS * len(bags)
+    assert (bags[sources] != given).all()
+    assert (np.bincount(given) == 3 * NUM_DEALS).all()
+
+
+def test_the_share_is_not_pulled_down_by_the_luck_of_thresholds():
+    rng = np.random.default_rng(0)
+    found = [share_of_valid(rng.normal(size=300), rng.normal(size=900)) for _ in range(20)]
+    assert np.mean(found) < 0.1  # none is valid
+
+
+def test_captions_without_words_and_single_bags():
+    logits, words, bags, _, _ = drawn(0.6)
+    empty = sparse.csr_array(words.shape)
+    assert np.isfinite(source_validity(logits, empty, bags).probabilities).all()
+    with pytest.raises(ValueError, match="two bags or more"):
+        source_validity(logits[:1], words[:4], bags[:4] * 0)
+    with pytest.raises(ValueError, match="expected logits"):
+        source_validity(logits, words[:5], bags)
+
+
+def test_the_seed_decides():
+    logits, words, bags, _, _ = drawn(0.6)
+    first, again, other = (source_validity(logits, words, bags, seed).probabilities for seed in (1, 1, 2))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)

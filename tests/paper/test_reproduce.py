@@ -1,0 +1,177 @@
+"""The paper's numbers agree with themselves; its tables come out of official files, and go on where they were."""
+
+import json
+
+import matplotlib.figure
+import pytest
+
+from truetag.cli import main
+from truetag.data.manifest import iterate_rows
+from truetag.demo.moving_scenes import draw_clips
+from truetag.demo.scenes import draw_scenes
+from truetag.paper.plan import Costs, Job, describe
+from truetag.paper.tables import COLUMNS, SCHEDULE, TABLE1, TABLE2, TABLE3, settings_of, stage1_of
+from truetag.reports.figures import plot_gradients
+from truetag.runs.folder import open_run
+
+COCO = (176, 616, 119, 10, 11, 38, 30)  # words of each part of speech
+SMALL = ["--backbone", "test_resnet", "--weights", "none", "--resolution", "32", "--num-words", "12", "--warmup", "0"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "counts"),
+    [(TABLE1, COCO), (TABLE2, COCO), (TABLE3, (265, 620, 104, 9, 16, 33, 40))],
+)
+def test_published_parts_of_speech_average_to_all(rows, counts):
+    assert COLUMNS[-1] == "All"
+    for row in rows:
+        *parts, of_all = row.published
+        if None in parts:
+            assert parts == [None] * 7
+        else:
+            mean = sum(count * part for count, part in zip(counts, parts, strict=True)) / sum(counts)
+            assert of_all == pytest.approx(mean, abs=0.12), row
+
+
+def test_rows_differ_from_their_baseline_in_what_they_are_about():
+    for row in (*TABLE1, *TABLE2, *TABLE3):
+        if row.recipe is None:
+            continue
+        config = settings_of(row.recipe, SCHEDULE, row.level)
+        assert config.pooling == ("noisy-or" if "mil" in row.recipe else "mean")
+        assert (config.stage2_epochs == 0) == (stage1_of(row.recipe) is None)
+        assert config.noise_model == {"fi": "fi", "fd": "fd"}.get(row.recipe[-2:], "none")
+        assert (config.stage1_epochs, config.loss, config.initial_bias) == (3, "sum_labels", -6.58)
+
+
+def test_figure_3_spares_what_is_probably_wrong():
+    panel = plot_gradients().axes[0]
+    assert isinstance(panel.figure, matplotlib.figure.Figure)
+    curves = {line.get_label(): line.get_xydata() for line in panel.lines}
+    for value, sign in ((0, 1), (1, -1)):
+        plain, spared = curves[f"z = {value}, no noise model"], curves[f"z = {value}, noise model"]
+        assert plain[:, 1] == pytest.approx(plain[:, 0] - value)
+        # most surprising tag: p near 1 where the tag is absent, near 0 where it is present
+        surprising = -1 if value == 0 else 0
+        assert abs(plain[surprising, 1]) > 0.99
+        assert abs(spared[surprising, 1]) < 0.01
+        assert (sign * spared[:, 1] > -1e-12).all()
+
+
+def test_the_plan_counts_epochs_frames_and_weights():
+    costs = Costs(step=2.0, forward=1.0, weights=10**6, features=100)
+    jobs = [Job(settings_of("mlcn", SCHEDULE), False), Job(settings_of("nmn-fi", SCHEDULE), True)]
+    # 3 + 2 epochs of 100 steps and 10 validation photos, 20 test photos twice
+    assert "2 runs on 100 photos" in describe(jobs, costs, 1, 100, 10, 20)
+    assert "about 18 min" in describe(jobs, costs, 1, 100, 10, 20)
+    assert "8.0 MB" in describe(jobs, costs, 1, 100, 10, 20)
+    assert "3.0 h" in describe(jobs, costs, 10, 100, 10, 20)
+
+
+@pytest.fixture(scope="module")
+def coco(tmp_path_factory):
+    """Drawn scenes with the files and names of COCO 2014."""
+    folder = tmp_path_factory.mktemp("coco")
+    rows = list(iterate_rows(draw_scenes(folder / "scenes", 24, 8, 8, size=32)))
+    (folder / "annotations").mkdir()
+    for part, splits in (("train", ("train",)), ("val", ("validation", "test"))):
+        images, annotations = [], []
+        (folder / f"{part}2014").mkdir()
+        for number, row in enumerate((row for row in rows if row["split"] in splits), 100 * len(splits)):
+            name = f"{number:012d}.png"
+            (folder / "scenes" / row["image"]).rename(folder / f"{part}2014" / name)
+            images.append({"id": number, "file_name": name})
+            for caption in row["captions"]:
+                annotations.append({"id": len(annotations), "image_id": number, "caption": caption})
+        content = json.dumps({"images": images, "annotations": annotations})
+        (folder / "annotations" / f"captions_{part}2014.json").write_text(content)
+    return folder
+
+
+def test_table_1_from_official_files_goes_on_where_it_was(coco, tmp_path, capsys):
+    command = ["reproduce", "table1", "--data", str(coco), "--out", str(tmp_path), *SMALL, "--batch-size", "8"]
+    assert main([*command, "--plan-only"]) == 0
+    said = capsys.readouterr()
+    assert "8 runs on 24 photos (and 8 for validation, 8 for the test)" in said.err
+    assert not (tmp_path / "runs").exists()
+    assert main(command) == 0
+    table = capsys.readouterr().out
+    lines = json.loads((tmp_path / "table1.json").read_text())
+    assert [line["model"] for line in lines] == [row.label for row in TABLE1]
+    for row, line in zip(TABLE1, lines, strict=True):
+        assert tuple(line["paper"]) == row.published
+        if row.recipe is None:
+            assert line["ours"] is None
+        else:
+            metrics = tmp_path / "runs" / "coco-swap0" / row.recipe / "metrics" / "manifest-test.json"
+            assert line["ours"][-1] == pytest.approx(100 * json.loads(metrics.read_text())["count_mean_ap"])
+            assert f"{line['ours'][-1]:.2f}" in table
+    star, first = (open_run(tmp_path / "runs" / "coco-swap0" / name) for name in ("mlcn-star", "mlcn"))
+    assert [epoch["stage"] for epoch in star.history()] == [1, 1, 1, 2, 2]
+    assert star.history()[:3] == first.history()
+    page = (tmp_path / "index.html").read_text()
+    assert "Table 1" in page
+    assert "backbone = test_resnet" in page
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*.safetensors")}
+    assert main(command) == 0
+    assert "every run is there" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*.safetensors")} == written
+
+
+def test_figure_4_shows_photos_of_the_test(coco, tmp_path, capsys):
+    command = ["reproduce", "figure4", "--data", str(coco), "--out", str(tmp_path), *SMALL, "--batch-size", "8"]
+    assert main(command) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "figure4.png")
+    assert (tmp_path / "figure4.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(path.name for path in (tmp_path / "runs" / "coco-swap2").iterdir()) == ["mlcn", "mlcn-star", "nmn-fd"]
+    assert main(["reproduce", "figure3", "--out", str(tmp_path)]) == 0
+    page = (tmp_path / "index.html").read_text()
+    assert page.count("data:image/png;base64") == 2
+
+
+def test_table_3_from_clips_laid_out_like_msrvtt(tmp_path, capsys):
+    rows = list(iterate_rows(draw_clips(tmp_path / "drawn", 6, 4, 0, size=32, frames_per_scene=3)))
+    (tmp_path / "TrainValVideo").mkdir()
+    videos, sentences = [], []
+    for number, row in enumerate(rows):
+        (tmp_path / "drawn" / row["video"]).rename(tmp_path / "TrainValVideo" / f"video{number}.mp4")
+        split = {"train": "train", "validation": "validate"}[row["split"]]
+        videos.append({"video_id": f"video{number}", "split": split})
+        sentences += [{"video_id": f"video{number}", "caption": caption} for caption in row["captions"]]
+    content = json.dumps({"videos": videos, "sentences": sentences})
+    (tmp_path / "train_val_videodatainfo.json").write_text(content)
+    out = tmp_path / "out"
+    command = ["reproduce", "table3", "--data", str(tmp_path), "--out", str(out), *SMALL, "--num-frames", "4"]
+    assert main([*command, "--cache", str(tmp_path / "cache")]) == 0
+    assert "8 runs on 6 clips" in capsys.readouterr().err
+    lines = json.loads((out / "table3.json").read_text())
+    assert [line["level"] for line in lines] == ["frame"] * 4 + ["bag"] * 4
+    assert all(line["ours"][-1] > 0 for line in lines)
+    config = open_run(out / "runs" / "msrvtt-swap0" / "mil").config
+    assert (config.batch_size, config.frames_at_a_time) == (1, 2)
+    assert open_run(out / "runs" / "msrvtt-swap0-frame" / "mlcn").config.batch_size == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["table1"], "data: table1 needs the folder of the official files"),
+        (["table1", "--data", "EMPTY"], "captions_train2014.json, found no such file"),
+        (["table3", "--data", "EMPTY"], "train_val_videodatainfo.json, found no such file"),
+        (["table1", "--data", "EMPTY", "--pooling", "max"], "pooling: the rows of table1 decide it, got 'max'"),
+        (["table2", "--data", "EMPTY", "--noise-model", "fi"], "noise_model: the rows of table2 decide it"),
+    ],
+)
+def test_misuse_is_told(tmp_path, capsys, arguments, message):
+    arguments = [str(tmp_path) if argument == "EMPTY" else argument for argument in arguments]
+    assert main(["reproduce", *arguments, "--out", str(tmp_path / "out")]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_other_settings_are_refused(coco, tmp_path, capsys):
+    command = ["reproduce", "figure4", "--data", str(coco), "--out", str(tmp_path), *SMALL]
+    assert main([*command, "--stage1-epochs", "1", "--stage2-epochs", "1"]) == 0
+    assert main(command) == 2
+    assert "was begun with stage1_epochs 1, got 3" in capsys.readouterr().err
+    assert main([*command, "--vocabulary", str(tmp_path / "coco" / "vocabulary.tsv")]) == 2
+    assert "was begun with vocabulary None" in capsys.readouterr().err

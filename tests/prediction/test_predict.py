@@ -1,0 +1,119 @@
+"""Prediction: photos, folders and manifests in, every kind of table out; broken files listed; the classifier alone."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from truetag.data.manifest import read_manifest
+from truetag.errors import InputError
+from truetag.media.photos import read_photo
+from truetag.prediction.predict import load_classifier, predict, predict_manifest
+
+
+def test_tags_are_the_classifiers_probabilities(tiny, tiny_run, tmp_path):
+    photos = sorted((tiny / "photos").glob("test-*.jpg"))
+    assert predict(tiny_run.folder, photos, tmp_path / "p.parquet", threshold=0.0) == len(photos)
+    rows = pq.read_table(tmp_path / "p.parquet").to_pylist()
+    classifier = load_classifier(tiny_run)
+    with torch.inference_mode():
+        batch = torch.stack([tiny_run.preprocessing(read_photo(path)) for path in photos])
+        expected = classifier(batch.unsqueeze(1))[0].sigmoid()
+    for row, path, probabilities in zip(rows, photos, expected, strict=True):
+        assert row["id"] == path.name
+        assert row["probabilities"] == sorted(row["probabilities"], reverse=True)
+        got = dict(zip(row["tags"], row["probabilities"], strict=True))
+        want = dict(zip(tiny_run.vocabulary.words, probabilities.tolist(), strict=True))
+        assert got == pytest.approx(want, abs=1e-5)
+
+
+def test_a_folder_a_manifest_and_files_agree(tiny, tiny_run, tmp_path):
+    folder = tmp_path / "photos" / "deep"
+    folder.mkdir(parents=True)
+    for path in (tiny / "photos").glob("test-*.jpg"):
+        shutil.copy(path, folder)
+    (folder / "notes.txt").write_text("not a photo")
+    outputs = {"folder": [tmp_path / "photos"], "files": sorted(folder.glob("*.jpg"))}
+    for name, inputs in outputs.items():
+        predict(tiny_run.folder, inputs, tmp_path / f"{name}.jsonl", top_k=3)
+    predict(tiny_run.folder, [tiny / "scenes.jsonl"], tmp_path / "manifest.jsonl", top_k=3, split="test")
+    tags = [
+        [json.loads(line)["tags"] for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("folder", "files", "manifest")
+    ]
+    assert tags[0] == tags[1] == tags[2]
+    assert all(len(row) == 3 for row in tags[0])
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".json", ".jsonl", ".parquet"])
+def test_every_kind_of_table_says_the_same(tiny, tiny_run, tmp_path, suffix):
+    photos = sorted((tiny / "photos").glob("test-*.jpg"))[:3]
+    out = tmp_path / f"p{suffix}"
+    predict(tiny_run.folder, photos, out, top_k=2)
+    match suffix:
+        case ".csv":
+            tags = [row["tags"].split(";") for row in csv.DictReader(out.read_text().splitlines())]
+        case ".json":
+            tags = [row["tags"] for row in json.loads(out.read_text())]
+        case ".jsonl":
+            tags = [json.loads(line)["tags"] for line in out.read_text().splitlines()]
+        case _:
+            tags = [row["tags"] for row in pq.read_table(out).to_pylist()]
+    classifier = load_classifier(tiny_run)
+    with torch.inference_mode():
+        logits, _ = classifier(torch.stack([tiny_run.preprocessing(read_photo(path)) for path in photos]).unsqueeze(1))
+    words = tiny_run.vocabulary.words
+    assert tags == [[words[place] for place in row] for row in logits.topk(2).indices.tolist()]
+
+
+def test_broken_photos_are_skipped_and_listed(tiny, tiny_run, tmp_path):
+    good = tiny / "photos" / "test-00000.jpg"
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(good.read_bytes()[:200])
+    assert predict(tiny_run.folder, [broken, good], tmp_path / "p.csv") == 1
+    (line,) = (tmp_path / "p.csv.skipped.jsonl").read_text().splitlines()
+    assert json.loads(line)["path"] == str(broken)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"out": "p.xlsx"}, "expected a name that ends in"),
+        ({"threshold": 2.0}, "between 0 and 1"),
+        ({"top_k": 0}, "at least 1"),
+        ({"inputs": ["nowhere.jpg"]}, "no such photo"),
+        ({"run": "nowhere"}, "not a run folder"),
+    ],
+)
+def test_mistakes_are_named(tiny, tiny_run, tmp_path, arguments, message):
+    settings = {"run": tiny_run.folder, "inputs": [tiny / "photos"], "out": tmp_path / "p.csv"} | {
+        name: [tmp_path / item for item in value]
+        if name == "inputs"
+        else tmp_path / value
+        if name in ("out", "run")
+        else value
+        for name, value in arguments.items()
+    }
+    with pytest.raises(InputError, match=message):
+        predict(**settings)
+    assert not (tmp_path / "p.csv").exists()
+
+
+def test_a_frozen_run_predicts_the_same_from_cache_and_from_photos(tiny, tiny_run):
+    manifest = read_manifest(tiny / "scenes.jsonl")
+    logits, h, kept, skipped = predict_manifest(tiny_run, manifest, "test")
+    assert kept == list(range(16))
+    assert skipped == []
+    assert h.shape == (16, load_classifier(tiny_run).head.in_features)
+    assert logits.shape == (16, len(tiny_run.vocabulary))
+
+
+def test_prediction_never_loads_the_noise_model():
+    """Not only by the imports as written: in a fresh interpreter the module is not there."""
+    code = "import sys, truetag.prediction.predict; sys.exit('truetag.noise_models' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,67 @@
+"""Region maps: one picture a photo or clip, over the regions that the classifier itself scores."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from truetag.data.bags import bags_of_files, join_bags
+from truetag.data.vocabulary import Vocabulary
+from truetag.media.photos import Preprocessing
+from truetag.models.classifier import Classifier
+from truetag.prediction.predict import predict
+from truetag.prediction.region_maps import draw_region_maps
+
+
+class Redness(torch.nn.Module):
+    """A backbone whose regions are 4 x 4 averages of red and blue."""
+
+    def forward_features(self, photos):
+        return torch.nn.functional.adaptive_avg_pool2d(photos[:, [0, 2]], 4)
+
+
+@pytest.fixture
+def classifier():
+    network = Classifier(Redness(), 2, 3, "noisy-or").eval()
+    torch.nn.init.eye_(network.head.weight)
+    with torch.no_grad():
+        network.head.weight *= 5
+    return network
+
+
+def test_a_tag_is_bright_where_it_is_seen(classifier, tmp_path):
+    pixels = np.zeros((64, 64, 3), dtype=np.uint8)
+    pixels[:32, :32, 0] = pixels[32:, 32:, 2] = 255  # red above left, blue below right
+    path = tmp_path / "a.png"
+    Image.fromarray(pixels).save(path)
+    bags, _ = bags_of_files(["deep/a.png"], [path])
+    rows = [{"id": "deep/a.png", "path": str(path), "tags": ["the", "red", "blue"], "probabilities": [1.0, 0.9, 0.8]}]
+    preprocessing = Preprocessing(32, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    vocabulary = Vocabulary(("red", "blue", "the"), ("JJ", "JJ", "DT"), (1, 1, 1))
+    draw_region_maps(classifier, preprocessing, vocabulary, bags, rows, tmp_path / "maps")
+    (picture,) = (tmp_path / "maps").iterdir()
+    assert picture.name == "deep%2Fa.png.png"
+    drawn = np.asarray(Image.open(picture).convert("RGB")).astype(float).sum(2)
+    height, width = drawn.shape
+    for panel, bright, dark in ((1, (0.35, 0.3), (0.8, 0.7)), (2, (0.8, 0.7), (0.35, 0.3))):
+        values = [drawn[int(y * height), int((panel + x) * width / 3)] for y, x in (bright, dark)]
+        assert values[0] > values[1] + 100
+
+
+def test_predict_draws_photos_and_passes_over_broken_ones(tiny, tiny_run, tmp_path):
+    photos = sorted((tiny / "photos").glob("test-*.jpg"))[:3]
+    (tmp_path / "broken.jpg").write_bytes(b"x")
+    inputs = [photos[0], tmp_path / "broken.jpg", *photos[1:]]
+    predict(tiny_run.folder, inputs, tmp_path / "p.csv", top_k=2, heatmaps=tmp_path / "maps")
+    assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == [f"{path.name}.png" for path in photos]
+
+
+def test_bags_of_several_inputs_are_joined(tiny):
+    photos = sorted((tiny / "photos").glob("test-*.jpg"))[:3]
+    first, _ = bags_of_files(["a"], photos[:1])
+    rest, _ = bags_of_files(["b", "c"], photos[1:])
+    bags = join_bags([first, rest])
+    assert bags.ids == ["a", "b", "c"]
+    assert bags.frames.paths == photos
+    assert bags.starts.tolist() == [0, 1, 2, 3]
+    assert len(join_bags([])) == 0

@@ -13,8 +13,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from truetag.errors import InputError, printable, tell
+from truetag.errors import InputError
 from truetag.io.signals import end_on_sigterm
+from truetag.io.terminal import printable, tell
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from truetag.data.labels import caption_counts, label_matrix
 from truetag.data.manifest import read_manifest
 from truetag.data.vocabulary import Vocabulary
-from truetag.errors import InputError, tell
+from truetag.errors import InputError
 from truetag.evaluation.decisions import calibration_error, decision_scores
 from truetag.evaluation.ranking import average_precision, by_group, count_average_precision, mean_over_labels
 from truetag.io.files import write_json
+from truetag.io.terminal import tell
 from truetag.io.text import one_line
 from truetag.latent import observe
 from truetag.media.files import MAX_SKIPPED, write_skipped

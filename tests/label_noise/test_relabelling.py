@@ -58,7 +58,7 @@ def test_calibration_keeps_the_ranking_of_each_label(data, settings):
     features, _, observed = data
     raw, calibrated = (fit(features[:N], observed, settings) for fit in (fit_head, fit_calibrated))
     for one, other in zip(raw(features[N:]).T, calibrated(features[N:]).T, strict=True):
-        assert torch.corrcoef(torch.stack([one, other]))[0, 1] > 1 - 1e-6  # a straight line, and upwards
+        assert torch.corrcoef(torch.stack([one, other]).double())[0, 1] > 1 - 1e-6  # a straight line, and upwards
 
 
 def test_the_second_head_has_no_noise_model():

@@ -6,8 +6,7 @@ import torch
 from torch import nn
 
 from truetag.errors import InputError
-from truetag.models.backbones import load_backbone
-from truetag.models.vgg import FullyConvolutionalVGG16
+from truetag.models.backbones import FullyConvolutionalVGG16, load_backbone
 
 
 @pytest.fixture(scope="module")

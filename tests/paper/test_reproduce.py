@@ -10,9 +10,10 @@ from truetag.data.manifest import iterate_rows
 from truetag.demo.moving_scenes import draw_clips
 from truetag.demo.scenes import draw_scenes
 from truetag.paper.plan import Costs, Job, describe
-from truetag.paper.tables import COLUMNS, SCHEDULE, TABLE1, TABLE2, TABLE3, settings_of, stage1_of
+from truetag.paper.tables import COLUMNS, TABLE1, TABLE2, TABLE3
 from truetag.reports.figures import plot_gradients
 from truetag.runs.folder import open_run
+from truetag.training.recipes import SCHEDULE, settings_of, stage1_of
 
 COCO = (176, 616, 119, 10, 11, 38, 30)  # words of each part of speech
 SMALL = ["--backbone", "test_resnet", "--weights", "none", "--resolution", "32", "--num-words", "12", "--warmup", "0"]

@@ -1,23 +1,14 @@
-"""Which rows belong to which split: by the lists of a data set, or drawn so that every label keeps its share.
-
-The draw is iterative stratification (Sechidis, Tsoumakas and Vlahavas 2011): the examples of the rarest label go first.
-The original sends each to the split that lacks most of that one label, which leaves the frequent ones of hundreds of
-dense labels worse than by chance; ours takes the split where chi-square over all labels falls most (Flickr8k, 500
-words, a tenth for validation: root mean square error 1.7 examples a word against 4.6). Rows of one group
-(near-duplicates) stay together.
-"""
+"""Which rows belong to which split: by the lists of a data set, or drawn so that every label keeps its share."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
 
-import numpy as np
 import torch
-from jaxtyping import Shaped
-from torch import Tensor
 
 from truetag.data.labels import observed_labels
 from truetag.data.manifest import FIELDS, Rows, read_manifest, relative_root, stream_rows, write_manifest
+from truetag.data.stratify import stratified_split
 from truetag.data.vocabulary import build_vocabulary
 from truetag.errors import InputError
 from truetag.io.text import require_file, shown, text_lines
@@ -63,41 +54,6 @@ def assign_by_list(rows: Rows, lists: Mapping[str, Collection[str]]) -> list[str
                 both = f"both {assigned[place]!r} and {split!r}"
                 raise InputError(f"row {shown(ids[place])}: is in the lists of {both}")
     return [assigned.get(place, split) for place, split in enumerate(splits)]
-
-
-def stratified_split(
-    labels: Shaped[Tensor, "N K"],
-    fractions: Mapping[str, float],
-    generator: torch.Generator,
-    groups: Sequence[str | None] | None = None,
-) -> list[str]:
-    """Draw a split for each example so that each split has about its fraction of the examples of every label.
-
-    Args:
-        labels: 1 where present; unknown counts as absent.
-        fractions: of each split; they add up to 1.
-        generator: settles the order of the examples of a label and ties.
-        groups: examples with the same group get the same split; None stands alone.
-
-    Raises:
-        InputError: the fractions do not add up to 1, or there is not one group for each example.
-    """
-    if not fractions or min(fractions.values()) < 0 or abs(sum(fractions.values()) - 1) > 1e-6:
-        raise InputError(f"fractions: expected values of 0 or more that add up to 1, got {dict(fractions)}")
-    if groups is not None and len(groups) != len(labels):
-        raise InputError(f"groups: expected {len(labels)}, one an example, got {len(groups)}")
-    # a unit is what cannot be torn apart: a group, or an example without one
-    keys = [(place if group is None else group) for place, group in enumerate(groups or [None] * len(labels))]
-    number = {key: unit for unit, key in enumerate(dict.fromkeys(keys))}
-    unit_of = np.array([number[key] for key in keys], dtype=np.int64)
-    counts = np.zeros((len(number), labels.shape[1]), dtype=np.int32)
-    np.add.at(counts, unit_of, (labels == 1).cpu().numpy())
-    sizes = np.bincount(unit_of, minlength=len(number))
-    names = [name for name, fraction in fractions.items() if fraction > 0]
-    order = torch.randperm(len(number), generator=generator, device=generator.device).cpu().numpy()
-    ties = torch.rand(len(number), len(names), generator=generator, device=generator.device).cpu().numpy()
-    chosen = _stratify(counts, sizes, np.array([fractions[name] for name in names]), order, ties)
-    return [names[chosen[unit]] for unit in unit_of]
 
 
 def split(
@@ -153,29 +109,6 @@ def split(
     rows = zip(stream_rows(content.rows, FIELDS), splits, strict=True)
     write_manifest(out, (row | {"split": name} for row, name in rows), header)
     return dict(sorted(Counter(name or "" for name in splits).items()))
-
-
-def _stratify(
-    counts: np.ndarray, sizes: np.ndarray, fractions: np.ndarray, order: np.ndarray, ties: np.ndarray
-) -> list[int]:
-    """The split of each unit, from its number of examples of each label [U, K] and its number of examples [U]."""
-    counts = np.column_stack([counts, sizes])  # being an example is one more label, the most frequent
-    remaining = counts.sum(0)
-    goal = np.maximum(fractions[:, None] * remaining, 1e-12)
-    lacking = fractions[:, None] * remaining
-    chosen = np.full(len(sizes), -1)
-    while (remaining > 0).any():
-        label = np.where(remaining > 0, remaining, np.iinfo(np.int64).max).argmin()
-        for unit in order[(counts[order, label] > 0) & (chosen[order] < 0)]:
-            count = counts[unit]
-            gain = ((2 * lacking - count) * count / goal).sum(1)  # by how much chi-square falls
-            has_room = lacking[:, -1] > count[-1] / 2 - 1e-6
-            # rounded, or the last bit of a float would decide instead of chance
-            best = np.lexsort((ties[unit], gain.round(9), has_room))[-1]
-            chosen[unit] = best
-            lacking[best] -= count
-            remaining -= count
-    return chosen.tolist()
 
 
 def _read_list(path: Path) -> set[str]:

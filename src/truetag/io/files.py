@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from truetag.errors import InputError, tell
+from truetag.errors import InputError
+from truetag.io.terminal import tell
 
 
 @contextmanager

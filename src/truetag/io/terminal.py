@@ -1,4 +1,4 @@
-"""A progress bar on the terminal, or a line every half minute where there is none."""
+"""What a person sees while a command runs: lines on standard error, all of them printable, and a progress bar."""
 
 import sys
 import time
@@ -8,9 +8,21 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
-from truetag.errors import printable
-
 _LINE_SECONDS = 30.0
+
+
+def printable(text: str) -> str:
+    r"""The text as it may go to a terminal: control characters, which can rewrite the screen, are escaped.
+
+    >>> printable("photo\x1b[2J.jpg")
+    'photo\\x1b[2J.jpg'
+    """
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+def tell(text: str) -> None:
+    """Print a line on standard error."""
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 class Progress:

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from truetag.errors import InputError, printable
+from truetag.errors import InputError
+from truetag.io.terminal import printable
 
 LINE_LIMIT = 100_000_000  # bytes; a longer line is refused
 

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Float64, Shaped
 from torch import Tensor
 
-from truetag.data.splits import stratified_split
+from truetag.data.stratify import stratified_split
 from truetag.evaluation.ranking import average_precision
 from truetag.label_noise.heads import HeadSettings, fit_head
 from truetag.label_noise.relabelling import fit_calibrated

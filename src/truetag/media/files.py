@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from truetag.errors import InputError, tell
+from truetag.errors import InputError
 from truetag.io.files import write_text
+from truetag.io.terminal import tell
 from truetag.media.photos import check_file, read_photo
 
 MAX_SKIPPED = 0.5

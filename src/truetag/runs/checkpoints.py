@@ -16,9 +16,10 @@ from typing import Any
 
 import torch
 
-from truetag.errors import InputError, tell
+from truetag.errors import InputError
 from truetag.io.files import remove_leftovers
 from truetag.io.tensors import State, read_tensors, write_tensors
+from truetag.io.terminal import tell
 
 
 @dataclass

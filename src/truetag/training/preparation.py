@@ -14,9 +14,10 @@ from truetag.data.bags import read_bags
 from truetag.data.batches import FeatureBags, PhotoBags
 from truetag.data.labels import observed_labels
 from truetag.data.manifest import Manifest
-from truetag.data.splits import stratified_split
+from truetag.data.stratify import stratified_split
 from truetag.data.vocabulary import Vocabulary
-from truetag.errors import InputError, tell
+from truetag.errors import InputError
+from truetag.io.terminal import tell
 from truetag.media.files import Photos, Skipped, check_skipped
 from truetag.media.photos import MediaError, Preprocessing
 from truetag.models.backbones import digest_weights

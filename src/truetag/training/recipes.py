@@ -6,12 +6,67 @@ on; `benchmarks/flickr8k.md` has the table. Published numbers are COCO mean AP o
 
 import difflib
 from dataclasses import replace
+from typing import Literal, get_args
 
 from truetag.errors import InputError
-from truetag.paper.tables import SCHEDULE, TABLE1, settings_of
-from truetag.runs.config import TrainConfig
+from truetag.runs.config import Level, Pooling, TrainConfig
 
+RecipeName = Literal["mlcn", "mlcn-star", "nmn-fi", "nmn-fd", "mil", "mil-star", "mil-nmn-fi", "mil-nmn-fd"]
 _STAGE2_EPOCHS = 6
+
+SCHEDULE = TrainConfig(
+    backbone="vgg16_fcn",
+    resolution=565,
+    initial_bias=-6.58,
+    loss="sum_labels",
+    stage1_epochs=3,
+    stage2_epochs=2,
+    # 1.5e-4, and ten times as much for the head, as in Fang et al. (2015)
+    learning_rate=1.5e-3,
+    stage2_learning_rate=1.5e-3,
+    backbone_learning_rate=0.1,
+    # the noise model learns with the rest of the network: one rate, and its gradient reaches the backbone
+    noise_learning_rate=1.5e-4,
+    noise_weight_learning_rate=1.5e-4,
+    detach_features=False,
+    select="last",
+    # inferred: SGD with momentum as in Fang et al. (2015), the usual decay and dropout of VGG16, and all of the rest
+    optimiser="sgd",
+    weight_decay=5e-4,
+    noise_weight_decay=5e-4,
+    dropout=0.5,
+    standardise=False,
+    initial_missing_rate=0.1,
+    initial_incorrect_rate=0.01,
+    batch_size=16,
+    warmup=0.05,
+    flip=False,
+)
+"""Photos. Clips differ in two settings, `CLIP_SETTINGS`."""
+
+CLIP_SETTINGS = {"batch_size": 1, "frames_at_a_time": 2}
+"""The paper trains on one clip a step; how many of its frames are held at once changes memory alone."""
+
+
+def settings_of(recipe: RecipeName, schedule: TrainConfig, level: Level = "bag") -> TrainConfig:
+    """The schedule with what makes a row: pooling, noise model, and whether there is a stage 2."""
+    pooling: Pooling = "noisy-or" if recipe.startswith("mil") else "mean"
+    config = replace(schedule, pooling=pooling, level=level, noise_model="none")
+    if level == "frame":  # as many frames a step as at the level of clips
+        config = replace(config, batch_size=config.batch_size * config.num_frames, frames_at_a_time=0)
+    if recipe in ("mlcn", "mil"):
+        return replace(config, stage2_epochs=0)
+    if recipe.endswith("-fi"):
+        return replace(config, noise_model="fi")
+    return replace(config, noise_model="fd" if recipe.endswith("-fd") else "none")
+
+
+def stage1_of(recipe: RecipeName) -> RecipeName | None:
+    """The row whose stage 1 is shared; None for that row itself."""
+    if recipe in ("mlcn", "mil"):
+        return None
+    return "mil" if recipe.startswith("mil") else "mlcn"
+
 
 _MLCN = TrainConfig()
 _MLCN_STAR = replace(_MLCN, stage2_epochs=_STAGE2_EPOCHS)
@@ -50,7 +105,7 @@ RECIPES["best"] = replace(
     noise_learning_rate=1e-2,
 )
 # the same rows on the paper's network with the paper's schedule: paper-mlcn, paper-nmn-fi and so on
-RECIPES |= {f"paper-{row.recipe}": settings_of(row.recipe, SCHEDULE) for row in TABLE1 if row.recipe is not None}
+RECIPES |= {f"paper-{name}": settings_of(name, SCHEDULE) for name in get_args(RecipeName)}
 
 
 def recipe(name: str) -> TrainConfig:

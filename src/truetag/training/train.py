@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from truetag.data.batches import EpochBatches, PhotoBags
 from truetag.data.manifest import read_manifest
 from truetag.data.vocabulary import read_vocabulary
-from truetag.errors import InputError, tell
+from truetag.errors import InputError
 from truetag.io.files import remove_leftovers, write_text
 from truetag.io.tensors import digest_state
+from truetag.io.terminal import tell
 from truetag.media.files import MAX_SKIPPED, Skipped, check_share, write_skipped
 from truetag.media.photos import Preprocessing
 from truetag.models.backbones import load_backbone

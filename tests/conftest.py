@@ -76,4 +76,4 @@ def tiny_run(tiny, tiny_config, tmp_path_factory):
 @pytest.fixture
 def few_steps(monkeypatch):
     """Heads in few steps, for what does not depend on how well they are trained."""
-    monkeypatch.setattr("truetag.label_noise.heads._FEWEST_STEPS", 20)
+    monkeypatch.setattr("truetag.label_noise.heads.FEWEST_STEPS", 20)

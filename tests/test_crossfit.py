@@ -95,7 +95,7 @@ def test_examples_without_a_group_stand_alone(data):
     X, y = data
     groups = ["one"] * 2 + [None] * (N - 2)
     cross_val_posterior(Remembering(), X, y, cv=N - 1, groups=groups)
-    with pytest.raises(InputError, match="number of groups: 59"):
+    with pytest.raises(InputError, match="number of groups, 59, got 60"):
         cross_val_posterior(Remembering(), X, y, cv=N, groups=groups)
 
 
@@ -150,8 +150,8 @@ def test_masks_are_places(data):
         ([(range(31), range(30, 60)), (range(30, 60), range(30))], r"got example 30 in both parts"),
         ([(range(N, 2 * N), range(N))], r"out of bounds"),
         (ShuffleSplit(3, random_state=0), r"cv: expected each example in one test part"),
-        (1, r"n_splits=1"),
-        (N + 1, r"n_splits=61"),
+        (1, r"cv: expected from 2 folds up to the number of examples, 60, got 1$"),
+        (N + 1, r"cv: expected from 2 folds up to the number of examples, 60, got 61$"),
     ],
 )
 def test_wrong_folds_are_named(data, cv, message):

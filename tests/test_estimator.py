@@ -20,7 +20,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import truetag
 from truetag import NoisyLabelClassifier
 from truetag.errors import InputError
-from truetag.label_noise.heads import HeadSettings, fit_head
+from truetag.label_noise.heads import fit_head
+from truetag.label_noise.settings import HeadSettings
 from truetag.latent import observe
 
 N, D, K = 400, 16, 5
@@ -216,11 +217,11 @@ def test_auto_says_what_it_chose(data, capsys):
     X, _, y = data
     fitted = NoisyLabelClassifier().fit(X, y)
     assert fitted.choice_.settings.noise_model in ("none", "fi")
-    assert len(fitted.choice_.scores) == 7  # without one, with five q, and the best of these relabelled
+    assert len(fitted.choice_.scores) == 7  # without one, with five q, and the best of these on the posterior
     assert fitted.choice_.reason
     assert fitted.noise_rates_[:, 0].mean() == pytest.approx(0.3, abs=0.1)  # whatever was chosen
     with_q = NoisyLabelClassifier(q=0.3).fit(X, y)
-    assert list(with_q.choice_.scores) == ["none, q = 0", "fi, q = 0.3", "fi, q = 0.3, relabelled"]
+    assert list(with_q.choice_.scores) == ["none, q = 0", "fi, q = 0.3", "fi, q = 0.3, on the posterior"]
     assert capsys.readouterr() == ("", "")
 
 

@@ -14,17 +14,20 @@ from scipy import sparse
 
 from truetag.data.manifest import read_manifest
 from truetag.evaluate import load_noise_model
-from truetag.label_noise.heads import HeadSettings, fit_head
+from truetag.label_noise.heads import fit_head
 from truetag.label_noise.rates import calibrate
-from truetag.label_noise.relabelling import relabel
+from truetag.label_noise.relabelling import posterior_labels
 from truetag.label_noise.selection import candidates, choose
+from truetag.label_noise.settings import JOINT
 from truetag.label_noise.validity import source_validity
 from truetag.prediction.predict import predict, predict_manifest
 from truetag.runs.config import TrainConfig
 from truetag.training.train import train
 
 NOISE_MODELS = ("none", "fi", "fd", "fd-shared")
-FEW_EPOCHS = HeadSettings(epochs=2, batch_size=32, missing_rate=0.2, incorrect_rate=0.02)
+FEW_EPOCHS = replace(
+    JOINT, noise_model="none", stage2_epochs=2, batch_size=32, initial_missing_rate=0.2, initial_incorrect_rate=0.02
+)
 
 
 def summary(values):
@@ -79,7 +82,7 @@ def golden_validity():
 
 def golden_posterior():
     features, labels, _ = noisy_data()
-    found = relabel(features, labels, replace(FEW_EPOCHS, noise_model="fi"), seed=1)
+    found = posterior_labels(features, labels, replace(FEW_EPOCHS, noise_model="fi"), seed=1)
     return summary(found.labels) + summary(found.calibration.missing)
 
 
@@ -303,7 +306,7 @@ def test_source_validity():
     assert golden_validity() == close(GOLDENS["validity"])
 
 
-def test_relabel(few_steps):
+def test_posterior_labels(few_steps):
     assert golden_posterior() == close(GOLDENS["posterior"])
 
 

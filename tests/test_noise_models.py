@@ -3,8 +3,17 @@
 import pytest
 import torch
 
+from truetag.errors import InputError
 from truetag.latent import negative_log_likelihood, observe
-from truetag.noise_models import FeatureDependentNoise, FeatureIndependentNoise, SharedFeatureNoise, transition
+from truetag.noise_models import (
+    FeatureDependentNoise,
+    FeatureIndependentNoise,
+    NoiseModel,
+    SharedFeatureNoise,
+    make_noise_model,
+    observed_logits,
+    transition,
+)
 
 K, D = 6, 4
 MODELS = [lambda: FeatureIndependentNoise(K), lambda: FeatureDependentNoise(D, K), lambda: SharedFeatureNoise(D, K)]
@@ -70,7 +79,7 @@ def test_rates_may_differ_by_label():
 
 @pytest.mark.parametrize("rates", [(1.0, 0.0), (0.0, -0.1), (float("nan"), 0.0)])
 def test_impossible_rates_are_refused(rates):
-    with pytest.raises(ValueError, match=r"must be in \[0, 1\)"):
+    with pytest.raises(ValueError, match=r"_rate: expected values in \[0, 1\), got"):
         transition(K, *rates)
 
 
@@ -90,3 +99,31 @@ def test_recovers_injected_rates_given_the_truth(make):
         optimiser.step()
     assert (noise.missing_rate() - missing).abs().max() < 0.05
     assert (noise.incorrect_rate() - incorrect).abs().max() < 0.01
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_every_parameter_is_in_a_group(make):
+    noise = make()
+    grouped = [parameter for group in noise.parameter_groups() for parameter in group["params"]]
+    assert {id(parameter) for parameter in grouped} == {id(parameter) for parameter in noise.parameters()}
+    assert all({"params", "lr", "weight_decay"} == group.keys() for group in noise.parameter_groups())
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_a_noise_model_is_made_by_its_name(make):
+    noise = make()
+    assert isinstance(noise, NoiseModel)
+    assert type(make_noise_model(noise.name, D, K)) is type(noise)
+
+
+def test_an_unknown_name_is_refused():
+    assert make_noise_model("none", D, K) is None
+    with pytest.raises(InputError, match="noise_model: expected none, fi, fd or fd-shared, got 'fx'"):
+        make_noise_model("fx", D, K)
+
+
+def test_observed_logits_are_the_true_ones_without_a_noise_model():
+    true_logits, h = torch.randn(3, K), torch.randn(3, D)
+    assert observed_logits(true_logits, h, None) is true_logits
+    noise = FeatureIndependentNoise(K)
+    assert torch.equal(observed_logits(true_logits, h, noise), observe(true_logits, noise()))

@@ -1,12 +1,14 @@
-"""The face that scikit-learn knows: a multi-label classifier of features in memory whose training labels may be wrong.
+"""The scikit-learn face: a multi-label classifier of features in memory whose training labels may be wrong.
 
-It is `heads.fit_head`, with a noise model that is given or chosen on held-out observed labels (`selection.choose`), and
-gives three answers: what is true of an example, p(y=1|x); what is true of one that somebody has labelled, p(y=1|z,x);
-and how often a label is missing or incorrect.
+It trains `heads.fit_head` with a noise model that is given, or chosen on held-out observed labels (`selection.choose`).
+It answers three questions: which labels are true of an example, p(y=1|x); which are true of one that somebody has
+labelled, p(y=1|z,x); and how often each label is missing or incorrect.
 """
 
+import math
 import secrets
 from dataclasses import replace
+from numbers import Real
 from typing import Annotated, Any, Literal, final, no_type_check
 
 import numpy as np
@@ -20,12 +22,16 @@ from torch import Tensor
 
 from truetag.errors import InputError
 from truetag.evaluation.ranking import average_precision, mean_over_labels
-from truetag.label_noise.heads import Head, HeadSettings, fit_head
+from truetag.label_noise.heads import FittedHead, fit_head
 from truetag.label_noise.relabelling import fit_calibrated
 from truetag.label_noise.selection import Choice, candidates, choose
+from truetag.label_noise.settings import HeadSettings
 from truetag.latent import posterior_logits
+from truetag.noise_models import make_noise_model
+from truetag.optimisation import INITIAL_INCORRECT_RATE, INITIAL_MISSING_RATE
 
-NOISE_MODELS = ("auto", "none", "fi", "fd", "fd-shared")
+STAGE2_EPOCHS = 1 / 3
+"""Epochs of stage 2, as a share of stage 1's."""
 _EXAMPLES_AT_A_TIME = 4096
 
 
@@ -33,36 +39,38 @@ _EXAMPLES_AT_A_TIME = 4096
 class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
     """A linear multi-label classifier of features, such as a network's embeddings, that expects labels to be wrong.
 
-    The labels `y` that it is given are 1, 0, and NaN or -1 for unknown, dense or scipy-sparse (there absent is 0 and
-    unknown is a stored -1); what is unknown changes nothing. A label that is never known counts as one that is never
-    present. Mistakes in the input raise `InputError`, a `ValueError`.
+    The labels `y` are 1, 0, and NaN or -1 for unknown, dense or scipy-sparse (where absent is 0 and unknown is a stored
+    -1). Unknown labels change nothing; a label that is never known counts as one that is never present. Mistakes in the
+    input raise `InputError`, a `ValueError`.
 
     Args:
-        noise_model: "none"; "fi", rates that depend on the label; "fd", also on the features; "fd-shared", on the
-            features alike for all labels; or "auto", which chooses between "none" and "fi" on a quarter of the training
-            examples, by their observed labels, and with "fi" whether to train on p(y=1|z,x) instead of the labels; and
-            estimates rates and calibrates probabilities out of sample (`truetag.label_noise.relabelling`).
-        q: of the q-likelihood, 0 the likelihood, towards 1 the more robust; None: 0, or chosen where "auto" is.
-        epochs: passes over the data; more on small data, at least 400 steps.
-        batch_size: examples a step.
-        learning_rate: of the classifier, at its highest; None: 6e-4 at 1,280 features, more with fewer.
-        weight_decay: of the classifier's weights, decoupled (AdamW); None: follows the learning rate.
-        dropout: of the features; None: 0.6 from 1,280 features on, less with fewer.
-        missing_rate: where p(z=0|y=1) starts; 0 stays 0.
-        incorrect_rate: where p(z=1|y=0) starts; 0 stays 0.
+        noise_model: "none"; "fi", rates per label; "fd", rates that also depend on the features; "fd-shared", on the
+            features alike for all labels: each is trained as the recipe of `truetag train` (mlcn-star, nmn-fi, nmn-fd).
+            Or "auto", which chooses on a quarter of the training examples, by their observed labels, between "none" and
+            "fi" from the first step, and whether to train on p(y=1|z,x) instead of the labels; it also estimates rates
+            and calibrates probabilities out of sample (`truetag.label_noise`).
+        q: of the q-likelihood: 0 is the likelihood, towards 1 it is more robust. "auto": chosen where `noise_model` is,
+            else 0.
+        epochs: passes over the data without the noise model; a third as many follow with it. On small data more, so
+            that there are at least 400 steps.
+        batch_size: examples per step.
+        learning_rate: peak learning rate of the classifier; None: 6e-4 at 1,280 features, more with fewer.
+        weight_decay: decoupled weight decay (AdamW) of the classifier's weights; None: follows the learning rate.
+        dropout: probability that a feature is dropped; None: 0.6 from 1,280 features on, less with fewer.
+        initial_missing_rate: p(z=0|y=1) before training, of "fi", "fd" and "fd-shared"; 0 stays 0.
+        initial_incorrect_rate: p(z=1|y=0) before training, likewise; 0 stays 0.
         layer_norm: normalise each example over its features first, as suits embeddings; None: from 64 features on.
-        random_state: seed of the order of examples, of dropout and of what is held out; None: another one each time.
+        random_state: decides the order of examples, dropout and what is held out; None: different each time.
 
     Attributes:
-        noise_rates_: [K, 2], q01 = p(z=0|y=1) "missing" and q10 = p(z=1|y=0) "incorrect" of each label. "auto"
-            estimates them (`truetag.label_noise.rates`); of the others they are what was learnt on the way, which
-            serves the classifier and can be far off; of "fd" and "fd-shared" the mean over the training examples;
-            0 of "none".
-        choice_: what "auto" chose, with the reason and every candidate's held-out AP; None where it was given.
-        head_: the classifier and its noise model as `truetag.label_noise.heads.Head`.
+        noise_rates_: [K, 2], the rates q01 = p(z=0|y=1) "missing" and q10 = p(z=1|y=0) "incorrect" of each label.
+            "auto" estimates them (`truetag.label_noise.rates`). Those of a trained noise model serve the classifier and
+            can be far off; for "fd" and "fd-shared" they are means over the training examples; for "none" they are 0.
+        choice_: what "auto" chose, with the reason and every candidate's held-out AP; None for the others.
+        head_: the classifier and its noise model, a `truetag.label_noise.heads.FittedHead`.
         classes_: [K, 2], the values 0 and 1 of each label.
         n_features_in_: D.
-        feature_names_in_: of the columns, where `X` had names.
+        feature_names_in_: names of the columns, where `X` has names.
 
     >>> rng = np.random.default_rng(0)
     >>> X = rng.normal(size=(400, 8))
@@ -79,14 +87,14 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
     def __init__(
         self,
         noise_model: Literal["auto", "none", "fi", "fd", "fd-shared"] = "auto",
-        q: float | None = None,
+        q: float | Literal["auto"] = "auto",
         epochs: int = 15,
         batch_size: int = 128,
         learning_rate: float | None = None,
         weight_decay: float | None = None,
         dropout: float | None = None,
-        missing_rate: float = 0.1,
-        incorrect_rate: float = 0.01,
+        initial_missing_rate: float = INITIAL_MISSING_RATE,
+        initial_incorrect_rate: float = INITIAL_INCORRECT_RATE,
         layer_norm: bool | None = None,
         random_state: int | np.random.RandomState | None = 0,
     ) -> None:
@@ -97,35 +105,49 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.dropout = dropout
-        self.missing_rate = missing_rate
-        self.incorrect_rate = incorrect_rate
+        self.initial_missing_rate = initial_missing_rate
+        self.initial_incorrect_rate = initial_incorrect_rate
         self.layer_norm = layer_norm
         self.random_state = random_state
 
     def fit(
-        self, X: Annotated[Any, "N D"], y: Annotated[Any, "N K"], sample_weight: Annotated[Any, "N"] | None = None
+        self,
+        X: Annotated[Any, "N D"],
+        y: Annotated[Any, "N K"],
+        sample_weight: Annotated[Any, "N"] | None = None,
+        groups: Annotated[Any, "N"] | None = None,
     ) -> "NoisyLabelClassifier":
-        """Train on features, observed labels and weights of the examples, which are not negative and in any unit.
+        """Train.
+
+        Args:
+            X: features.
+            y: observed labels.
+            sample_weight: one per example, not negative, in any unit.
+            groups: near-duplicates; none is trained on where another is held out. An example whose group is None stands
+                alone. Inside a meta-estimator, ask for them with `set_fit_request(groups=True)`.
 
         Raises:
-            InputError: of `X`, a value is NaN or infinite; of `y`, a label is none of the above, or there is not a row
-                an example; of `sample_weight`, there is not one an example, one is negative, or all are zero; or a
-                setting is not what it should be.
+            InputError: `X` has a value that is NaN or infinite; `y` has a value that is no label, or another number of
+                rows; `sample_weight` or `groups` has another length; a weight is negative or all are zero; or a setting
+                is out of range.
             TypeError: `X` is sparse.
         """
-        among = self._among()
+        settings_to_compare = self._settings_to_compare()
         features = self._features(X, reset=True)
         labels = _as_labels(y, len(features))
         weights = None if sample_weight is None else _as_weights(sample_weight, len(features))
+        groups = None if groups is None else _as_groups(groups, len(features))
         seed = _draw_seed(self.random_state)
         self.choice_: Choice | None = None
-        if len(among) > 1:
-            self.choice_ = choose(features, labels, among, weights, seed=seed)
-        settings = self.choice_.settings if self.choice_ else among[0]
-        # where there was too little to choose by there is too little to calibrate by
-        fit = fit_calibrated if self.choice_ and self.choice_.scores else fit_head
-        self.head_: Head = fit(features, labels, settings, weights, seed=seed)
-        # one row a label, and not a list of rows: scorers look at the values, `cross_val_predict` at the shape
+        settings = settings_to_compare[0]
+        if len(settings_to_compare) > 1:
+            self.choice_ = choose(features, labels, settings_to_compare, weights, groups=groups, seed=seed)
+            settings = self.choice_.settings
+        if self.choice_ is not None and self.choice_.scores:
+            self.head_: FittedHead = fit_calibrated(features, labels, settings, weights, groups, seed=seed)
+        else:  # where there is too little to choose by there is too little to calibrate by
+            self.head_ = fit_head(features, labels, settings, weights, seed=seed)
+        # one row per label, and not a list of rows: scorers look at the values, `cross_val_predict` at the shape
         self.classes_ = np.tile(np.array([0, 1]), (labels.shape[1], 1))
         self.noise_rates_ = _mean_rates(self.head_, features)
         return self
@@ -188,34 +210,35 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
         tags.target_tags.two_d_labels = True
         return tags
 
-    def _among(self) -> list[HeadSettings]:
-        """The settings to choose from: one where nothing is left open."""
-        if self.noise_model not in NOISE_MODELS:
-            raise InputError(f"noise_model: expected one of {NOISE_MODELS}, got {self.noise_model!r}")
-        if self.q is not None and not 0 <= self.q <= 1:
-            raise InputError(f"q: expected None or a number from 0 to 1, got {self.q}")
+    def _settings_to_compare(self) -> list[HeadSettings]:
+        """The settings to choose from, the plain ones first; a single one where nothing is left open."""
+        if self.noise_model != "auto":
+            make_noise_model(self.noise_model, 1, 1)  # refuses an unknown name
+        if self.q != "auto" and not (isinstance(self.q, Real) and 0 <= self.q <= 1):
+            raise InputError(f"q: expected 'auto' or a number from 0 to 1, got {self.q!r}")
         given = {name: value for name, value in self.get_params().items() if value is not None}
         for name, least in (("epochs", 0), ("batch_size", 1), ("learning_rate", 0), ("weight_decay", 0)):
             if not given.get(name, least) >= least:
                 raise InputError(f"{name}: expected {least} or more, got {given[name]}")
-        for name in ("dropout", "missing_rate", "incorrect_rate"):
+        for name in ("dropout", "initial_missing_rate", "initial_incorrect_rate"):
             if not 0 <= given.get(name, 0) < 1:
                 raise InputError(f"{name}: expected a number from 0 to below 1, got {given[name]}")
+        q = None if self.q == "auto" else float(self.q)
         settings = HeadSettings(
-            q=float(self.q or 0),
-            missing_rate=float(self.missing_rate),
-            incorrect_rate=float(self.incorrect_rate),
-            epochs=int(self.epochs),
+            q=q or 0.0,
+            initial_missing_rate=float(self.initial_missing_rate),
+            initial_incorrect_rate=float(self.initial_incorrect_rate),
+            stage1_epochs=int(self.epochs),
+            stage2_epochs=math.ceil(STAGE2_EPOCHS * int(self.epochs)),
             batch_size=int(self.batch_size),
             learning_rate=_number(self.learning_rate),
             weight_decay=_number(self.weight_decay),
             dropout=_number(self.dropout),
             layer_norm=self.layer_norm,
         )
-        if self.noise_model != "auto":
-            return [replace(settings, noise_model=self.noise_model)]
-        plain, *others = candidates(settings)
-        return [plain, *(others if self.q is None else [replace(settings, noise_model="fi")])]
+        if self.noise_model == "auto":
+            return candidates(settings, q)
+        return [replace(settings, noise_model=self.noise_model)]
 
     def _features(self, X: Any, reset: bool = False) -> Float32[Tensor, "N D"]:
         try:
@@ -260,6 +283,13 @@ def _as_weights(sample_weight: Any, num_examples: int) -> Float32[Tensor, "N"]:
     return torch.from_numpy(weights.copy())
 
 
+def _as_groups(groups: Any, num_examples: int) -> list[Any]:
+    keys = list(groups)
+    if len(keys) != num_examples:
+        raise InputError(f"groups: expected {num_examples}, one for each example, got {len(keys)}")
+    return keys
+
+
 def _number(value: Any) -> float | None:
     return None if value is None else float(value)
 
@@ -269,11 +299,11 @@ def _draw_seed(random_state: Any) -> int:
     return secrets.randbits(31) if random_state is None else int(check_random_state(random_state).randint(2**31 - 1))
 
 
-def _mean_rates(head: Head, features: Float32[Tensor, "N D"]) -> Float64[np.ndarray, "K 2"]:
-    """Missing and incorrect rate of each label, over the examples."""
-    total = torch.zeros(len(head.bias), 2, dtype=torch.float64)
+def _mean_rates(fitted: FittedHead, features: Float32[Tensor, "N D"]) -> Float64[np.ndarray, "K 2"]:
+    """Missing and incorrect rate of each label, as means over the examples."""
+    total = torch.zeros(len(fitted.head.bias), 2, dtype=torch.float64)
     for part in _parts(len(features)):
-        if (log_q := head.log_q(features[part])) is not None:
+        if (log_q := fitted.log_q(features[part])) is not None:
             size = len(features[part])
             rates = torch.stack([log_q[..., 0, 1], log_q[..., 1, 0]], dim=-1).double().exp()
             total += rates.expand(size, -1, -1).sum(0)
@@ -281,5 +311,5 @@ def _mean_rates(head: Head, features: Float32[Tensor, "N D"]) -> Float64[np.ndar
 
 
 def _parts(num_examples: int) -> list[slice]:
-    """A part of the examples at a time: [N, K, 2, 2] transitions of all would not fit."""
+    """Slices of the examples: the transitions [N, K, 2, 2] of all of them would not fit in memory."""
     return [slice(start, start + _EXAMPLES_AT_A_TIME) for start in range(0, num_examples, _EXAMPLES_AT_A_TIME)]

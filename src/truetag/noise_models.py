@@ -1,128 +1,260 @@
-"""Noise models: transitions log_q[..., k, i, j] = log p(z=i | y=j) from what people observe to what is true.
+"""Noise models: transitions log_q[..., k, i, j] = log p(z=i | y=j) from the true label to the observed one.
 
-Each is a softmax over the observed value i. Each starts near the identity: one that does not can swap the meaning of y
-and z, since p(z) is the same when the classifier is turned round and the columns of q are exchanged.
+Each is a softmax over the observed value i, and each starts near the identity: one that does not can swap the meaning
+of y and z, since p(z) stays the same when the classifier is negated and the columns of q are exchanged.
+
+To add a noise model, write its class, give it a `case` in `make_noise_model`, and test it: `docs/noise_models.md`.
 """
+
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import linear, log_softmax
 
-INITIAL_MISSING_RATE = 0.1
-INITIAL_INCORRECT_RATE = 0.01
+from truetag.errors import InputError
+from truetag.latent import observe
+from truetag.optimisation import (
+    INITIAL_INCORRECT_RATE,
+    INITIAL_MISSING_RATE,
+    NOISE_LEARNING_RATE,
+    NOISE_WEIGHT_DECAY,
+    NOISE_WEIGHT_LEARNING_RATE,
+)
+
+Rate = float | Float[Tensor, "K"]
+ParameterGroup = dict[str, Any]
+"""What a torch optimiser takes: "params", "lr" and "weight_decay"."""
+
+
+@runtime_checkable
+class NoiseModel(Protocol):
+    """What training, prediction of p(z|I) and storage ask of a noise model, which is an `nn.Module` besides."""
+
+    name: str
+    """Its name in settings and in run folders."""
+
+    def __call__(self, features: Any = None) -> Tensor:
+        """log_q [K, 2, 2] or [B, K, 2, 2] for pooled features h(I) [B, D]; without features, at h = 0."""
+        ...
+
+    def missing_rate(self, features: Any = None) -> Tensor:
+        """q01 = p(z=0 | y=1), [K] or [B, K]."""
+        ...
+
+    def incorrect_rate(self, features: Any = None) -> Tensor:
+        """q10 = p(z=1 | y=0), [K] or [B, K]."""
+        ...
+
+    def parameter_groups(
+        self, learning_rate: float, weight_learning_rate: float, weight_decay: float
+    ) -> list[ParameterGroup]:
+        """Every parameter, with its own learning rate and decay."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """As of `nn.Module`."""
+        ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any:
+        """As of `nn.Module`."""
+        ...
+
+    def parameters(self) -> Any:
+        """As of `nn.Module`."""
+        ...
+
+    def requires_grad_(self, requires_grad: bool = True) -> Any:
+        """As of `nn.Module`."""
+        ...
+
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        """As of `nn.Module`."""
+        ...
+
+    def eval(self) -> Any:
+        """As of `nn.Module`."""
+        ...
+
+
+def make_noise_model(
+    name: str,
+    num_features: int,
+    num_labels: int,
+    missing_rate: Rate = INITIAL_MISSING_RATE,
+    incorrect_rate: Rate = INITIAL_INCORRECT_RATE,
+) -> NoiseModel | None:
+    """The noise model called `name`, untrained; None for "none".
+
+    Args:
+        name: "none", "fi" (Eq. 4), "fd" (Eq. 3) or "fd-shared".
+        num_features: D, the size of h(I).
+        num_labels: K.
+        missing_rate: initial q01, one for all labels or one for each.
+        incorrect_rate: initial q10, likewise.
+
+    Raises:
+        InputError: there is no noise model of this name.
+    """
+    match name:
+        case "none":
+            return None
+        case "fi":
+            return FeatureIndependentNoise(num_labels, missing_rate, incorrect_rate)
+        case "fd":
+            return FeatureDependentNoise(num_features, num_labels, missing_rate, incorrect_rate)
+        case "fd-shared":
+            return SharedFeatureNoise(num_features, num_labels, missing_rate, incorrect_rate)
+    raise InputError(f"noise_model: expected none, fi, fd or fd-shared, got {name!r}")
+
+
+def observed_logits(
+    true_logits: Float[Tensor, "B K"], h: Float[Tensor, "B D"], noise_model: NoiseModel | None
+) -> Float[Tensor, "B K"]:
+    """Logits of p(z=1|I), observe o noise model o classifier [Eq. 5]; without a noise model, the true logits."""
+    return true_logits if noise_model is None else observe(true_logits, noise_model(h))
+
+
+def missing_rate(noise_model: NoiseModel, features: Float[Tensor, "*B D"] | None = None) -> Float[Tensor, "*R K"]:
+    """q01 = p(z=0 | y=1), how often a true tag is missing; without features, at h = 0."""
+    return noise_model(features)[..., 0, 1].exp()
+
+
+def incorrect_rate(noise_model: NoiseModel, features: Float[Tensor, "*B D"] | None = None) -> Float[Tensor, "*R K"]:
+    """q10 = p(z=1 | y=0), how often a false tag is present; without features, at h = 0."""
+    return noise_model(features)[..., 1, 0].exp()
 
 
 class FeatureIndependentNoise(nn.Module):
-    """One 2x2 transition a label, q^c_ij = softmax_i(b^c_ij) [Eq. 4].
+    """One 2x2 transition per label, q^c_ij = softmax_i(b^c_ij) [Eq. 4].
 
     >>> FeatureIndependentNoise(2, missing_rate=0.2).missing_rate().detach()
     tensor([0.2000, 0.2000])
     """
 
+    name = "fi"
+    missing_rate = missing_rate
+    incorrect_rate = incorrect_rate
+
     def __init__(
         self,
         num_labels: int,
-        missing_rate: float | Float[Tensor, "K"] = INITIAL_MISSING_RATE,
-        incorrect_rate: float | Float[Tensor, "K"] = INITIAL_INCORRECT_RATE,
+        missing_rate: Rate = INITIAL_MISSING_RATE,
+        incorrect_rate: Rate = INITIAL_INCORRECT_RATE,
     ) -> None:
         super().__init__()
         self.biases = nn.Parameter(transition(num_labels, missing_rate, incorrect_rate))
 
     def forward(self, features: Float[Tensor, "*B D"] | None = None) -> Float[Tensor, "K 2 2"]:
-        """log_q [Eq. 4]; the features are not looked at."""
+        """log_q [Eq. 4]; the features are ignored."""
         return log_softmax(self.biases, dim=-2)
 
-    def missing_rate(self, features: Float[Tensor, "*B D"] | None = None) -> Float[Tensor, "K"]:
-        """q01 = p(z=0 | y=1): how often a true tag is missing."""
-        return self(features)[..., 0, 1].exp()
-
-    def incorrect_rate(self, features: Float[Tensor, "*B D"] | None = None) -> Float[Tensor, "K"]:
-        """q10 = p(z=1 | y=0): how often a false tag is there."""
-        return self(features)[..., 1, 0].exp()
+    def parameter_groups(
+        self,
+        learning_rate: float = NOISE_LEARNING_RATE,
+        weight_learning_rate: float = NOISE_WEIGHT_LEARNING_RATE,
+        weight_decay: float = NOISE_WEIGHT_DECAY,
+    ) -> list[ParameterGroup]:
+        """The biases, which do not decay."""
+        return [{"params": [self.biases], "lr": learning_rate, "weight_decay": 0.0}]
 
 
 class FeatureDependentNoise(nn.Module):
-    """A 2x2 transition a label and image, q^c_ij = softmax_i(u^c_ij . h(I) + b^c_ij) [Eq. 3].
+    """A 2x2 transition per label and image, q^c_ij = softmax_i(u^c_ij . h(I) + b^c_ij) [Eq. 3].
 
-    u starts at zero, so that it starts as FI. It has the classifier's capacity and can explain every observation by
-    itself; what keeps it near FI is its own small learning rate and weight decay (`training`).
+    u starts at zero, so the model starts as FI. It has the classifier's capacity and could explain every observation by
+    itself; its own small learning rate and its decay keep it near FI.
     """
+
+    name = "fd"
+    missing_rate = missing_rate
+    incorrect_rate = incorrect_rate
 
     def __init__(
         self,
         num_features: int,
         num_labels: int,
-        missing_rate: float | Float[Tensor, "K"] = INITIAL_MISSING_RATE,
-        incorrect_rate: float | Float[Tensor, "K"] = INITIAL_INCORRECT_RATE,
+        missing_rate: Rate = INITIAL_MISSING_RATE,
+        incorrect_rate: Rate = INITIAL_INCORRECT_RATE,
     ) -> None:
         super().__init__()
         self.weights = nn.Parameter(torch.zeros(num_labels, 2, 2, num_features))
         self.biases = nn.Parameter(transition(num_labels, missing_rate, incorrect_rate))
 
-    def forward(self, features: Float[Tensor, "*B D"]) -> Float[Tensor, "*B K 2 2"]:
-        """log_q [Eq. 3] for pooled features h(I)."""
-        scores = linear(features, self.weights.flatten(0, 2), self.biases.flatten())
-        return log_softmax(scores.unflatten(-1, self.biases.shape), dim=-2)
+    def forward(self, features: Float[Tensor, "*B D"] | None = None) -> Float[Tensor, "*R K 2 2"]:
+        """log_q [Eq. 3] for pooled features h(I); without features, at h = 0."""
+        if features is None:
+            return log_softmax(self.biases, dim=-2)
+        scores = linear(features, self.weights.flatten(0, 2), self.biases.flatten())  # *B 4K
+        return log_softmax(scores.unflatten(-1, self.biases.shape), dim=-2)  # *B K 2 2
 
-    def missing_rate(self, features: Float[Tensor, "*B D"] | None = None) -> Float[Tensor, "*R K"]:
-        """q01 = p(z=0 | y=1, I); without features, at h = 0."""
-        return self._log_q(features)[..., 0, 1].exp()
-
-    def incorrect_rate(self, features: Float[Tensor, "*B D"] | None = None) -> Float[Tensor, "*R K"]:
-        """q10 = p(z=1 | y=0, I); without features, at h = 0."""
-        return self._log_q(features)[..., 1, 0].exp()
-
-    def _log_q(self, features: Tensor | None) -> Tensor:
-        return log_softmax(self.biases, dim=-2) if features is None else self(features)
+    def parameter_groups(
+        self,
+        learning_rate: float = NOISE_LEARNING_RATE,
+        weight_learning_rate: float = NOISE_WEIGHT_LEARNING_RATE,
+        weight_decay: float = NOISE_WEIGHT_DECAY,
+    ) -> list[ParameterGroup]:
+        """The weights u, which learn slowly and decay, and the biases."""
+        return [
+            {"params": [self.weights], "lr": weight_learning_rate, "weight_decay": weight_decay},
+            {"params": [self.biases], "lr": learning_rate, "weight_decay": 0.0},
+        ]
 
 
 class SharedFeatureNoise(nn.Module):
-    """Rates of each label, and on the scale of their log-odds what the image adds to those of all labels alike.
+    """Rates of each label, shifted on the log-odds scale by what the image says about all labels alike.
 
     logit q^c_01 = b^c_01 + v_1 . h(I) and logit q^c_10 = b^c_10 + v_0 . h(I): some images are tagged carelessly. FD can
-    take over the classifier's work because each label has a u of its own, which can say that the label is there. Here
-    2 D weights serve K labels: what they add to one they add to all, so they cannot say which label is there, and the
-    votes of K labels on each image determine them. v starts at zero: as FI.
+    take over the classifier's work because each label has a u of its own, which can say that the label is present. Here
+    2 D weights serve K labels: what they add to one label they add to all, so they cannot say which label is present,
+    and the K labels of each image determine them together. v starts at zero, so the model starts as FI.
 
     >>> SharedFeatureNoise(3, 2, missing_rate=0.2).missing_rate(torch.ones(1, 3)).detach()
     tensor([[0.2000, 0.2000]])
     """
 
+    name = "fd-shared"
+    missing_rate = missing_rate
+    incorrect_rate = incorrect_rate
+
     def __init__(
         self,
         num_features: int,
         num_labels: int,
-        missing_rate: float | Float[Tensor, "K"] = INITIAL_MISSING_RATE,
-        incorrect_rate: float | Float[Tensor, "K"] = INITIAL_INCORRECT_RATE,
+        missing_rate: Rate = INITIAL_MISSING_RATE,
+        incorrect_rate: Rate = INITIAL_INCORRECT_RATE,
     ) -> None:
         super().__init__()
         self.weights = nn.Parameter(torch.zeros(2, num_features))
         self.biases = nn.Parameter(transition(num_labels, missing_rate, incorrect_rate))
 
-    def forward(self, features: Float[Tensor, "*B D"]) -> Float[Tensor, "*B K 2 2"]:
-        """log_q for pooled features h(I)."""
-        scores = linear(features, self.weights)
-        kept = torch.zeros_like(scores[..., 0])
-        added = torch.stack([kept, scores[..., 1], scores[..., 0], kept], dim=-1).unflatten(-1, (1, 2, 2))
-        return log_softmax(self.biases + added, dim=-2)
+    def forward(self, features: Float[Tensor, "*B D"] | None = None) -> Float[Tensor, "*R K 2 2"]:
+        """log_q for pooled features h(I); without features, at h = 0."""
+        if features is None:
+            return log_softmax(self.biases, dim=-2)
+        scores = linear(features, self.weights)  # *B 2
+        unchanged = torch.zeros_like(scores[..., 0])  # *B
+        added = torch.stack([unchanged, scores[..., 1], scores[..., 0], unchanged], dim=-1)  # *B 4
+        return log_softmax(self.biases + added.unflatten(-1, (1, 2, 2)), dim=-2)  # *B K 2 2
 
-    def missing_rate(self, features: Float[Tensor, "*B D"] | None = None) -> Float[Tensor, "*R K"]:
-        """q01 = p(z=0 | y=1, I); without features, at h = 0."""
-        return self._log_q(features)[..., 0, 1].exp()
+    def parameter_groups(
+        self,
+        learning_rate: float = NOISE_LEARNING_RATE,
+        weight_learning_rate: float = NOISE_WEIGHT_LEARNING_RATE,
+        weight_decay: float = NOISE_WEIGHT_DECAY,
+    ) -> list[ParameterGroup]:
+        """The weights v, at a rate with which a step moves v . h about as far as it moves a bias, and the biases."""
+        rate = learning_rate / self.weights.shape[1] ** 0.5
+        return [
+            {"params": [self.weights], "lr": rate, "weight_decay": 0.0},
+            {"params": [self.biases], "lr": learning_rate, "weight_decay": 0.0},
+        ]
 
-    def incorrect_rate(self, features: Float[Tensor, "*B D"] | None = None) -> Float[Tensor, "*R K"]:
-        """q10 = p(z=1 | y=0, I); without features, at h = 0."""
-        return self._log_q(features)[..., 1, 0].exp()
 
-    def _log_q(self, features: Tensor | None) -> Tensor:
-        return log_softmax(self.biases, dim=-2) if features is None else self(features)
-
-
-def transition(
-    num_labels: int, missing_rate: float | Float[Tensor, "K"], incorrect_rate: float | Float[Tensor, "K"]
-) -> Float[Tensor, "K 2 2"]:
-    """log_q with the given rates, fixed: q01 = missing_rate, q10 = incorrect_rate, scalar or one a label.
+def transition(num_labels: int, missing_rate: Rate, incorrect_rate: Rate) -> Float[Tensor, "K 2 2"]:
+    """log_q with the given rates, fixed: q01 = missing_rate, q10 = incorrect_rate, each a scalar or one per label.
 
     Raises:
         ValueError: a rate is outside [0, 1).
@@ -137,5 +269,5 @@ def transition(
     )
     for name, rate in (("missing_rate", missing), ("incorrect_rate", incorrect)):
         if not bool(((rate >= 0) & (rate < 1)).all()):
-            raise ValueError(f"{name} must be in [0, 1), got values from {rate.min():g} to {rate.max():g}")
+            raise ValueError(f"{name}: expected values in [0, 1), got values from {rate.min():g} to {rate.max():g}")
     return torch.stack([1 - incorrect, missing, incorrect, 1 - missing], dim=-1).log().unflatten(-1, (2, 2))

@@ -9,12 +9,15 @@ import torch
 
 from truetag.data.corruption import flip_labels
 from truetag.evaluation.ranking import average_precision
-from truetag.label_noise.heads import Head, HeadSettings, fit_head, out_of_sample_logits
+from truetag.label_noise.heads import FittedHead, fit_head, out_of_sample_logits
+from truetag.label_noise.settings import JOINT, HeadSettings
+from truetag.noise_models import FeatureIndependentNoise
+from truetag.optimisation import step_sizes
 
 N, D, K = 1000, 64, 8
 NAN = float("nan")
-PLAIN = HeadSettings(learning_rate=0.01, weight_decay=0.0, dropout=0.1, layer_norm=False)
-QUICK = replace(PLAIN, epochs=1)
+PLAIN = replace(JOINT, noise_model="none", learning_rate=0.01, weight_decay=0.0, dropout=0.1, layer_norm=False)
+QUICK = replace(PLAIN, stage2_epochs=1)
 
 
 def linear_truth(num_examples=3 * N, num_features=D, num_labels=K, seed=0):
@@ -27,21 +30,15 @@ def linear_truth(num_examples=3 * N, num_features=D, num_labels=K, seed=0):
     return features, labels, logits
 
 
-def mean_ap(head: Head, features, labels) -> float:
+def mean_ap(head: FittedHead, features, labels) -> float:
     return average_precision(head(features), labels).mean().item()
 
 
-def parameters(head: Head):
-    return [
-        head.mean,
-        head.deviation,
-        head.weight,
-        head.bias,
-        *(head.noise_model.parameters() if head.noise_model else []),
-    ]
+def parameters(head: FittedHead):
+    return [*head.head.state_dict().values(), *(head.noise_model.parameters() if head.noise_model else [])]
 
 
-def assert_equal(one: Head, other: Head):
+def assert_equal(one: FittedHead, other: FittedHead):
     for a, b in zip(parameters(one), parameters(other), strict=True):
         assert torch.equal(a, b)
 
@@ -64,15 +61,13 @@ def test_the_defaults_suit_few_features_too(num_features):
 
 
 def test_step_sizes_keep_what_a_step_takes_of_the_weights():
-    at_1280 = HeadSettings().step_sizes(1280)
-    assert at_1280 == pytest.approx((6e-4, 1.0, 0.6))
+    assert step_sizes(1280) == pytest.approx((6e-4, 1.0, 0.6))
     for num_features in (2, 64, 512, 4096):
-        rate, decay, dropout = HeadSettings().step_sizes(num_features)
+        rate, decay, dropout = step_sizes(num_features)
         assert rate * decay == pytest.approx(6e-4)
         assert rate == pytest.approx(min(6e-4 * 1280 / num_features, 0.1))
         assert 0 < dropout <= 0.6
-    given = HeadSettings(learning_rate=0.01, weight_decay=0.0, dropout=0.0)
-    assert given.step_sizes(8) == (0.01, 0.0, 0.0)
+    assert step_sizes(8, learning_rate=0.01, weight_decay=0.0, dropout=0.0) == (0.01, 0.0, 0.0)
 
 
 def test_beneath_flipped_labels_a_noise_model_with_q_beats_cross_entropy():
@@ -89,7 +84,7 @@ def test_beneath_flipped_labels_a_noise_model_with_q_beats_cross_entropy():
 def test_the_rates_of_missing_labels_are_recovered():
     features, _, logits = linear_truth(num_features=16, num_labels=4)
     observed = flip_labels((logits > 0).float(), 0.3, 0.0, torch.Generator().manual_seed(0))
-    settings = replace(PLAIN, noise_model="fi", learning_rate=0.05, dropout=0.0, epochs=30)
+    settings = replace(PLAIN, noise_model="fi", learning_rate=0.05, dropout=0.0, stage2_epochs=30)
     noise_model = fit_head(features, observed, settings).noise_model
     assert noise_model.missing_rate().mean().item() == pytest.approx(0.3, abs=0.07)
     assert noise_model.incorrect_rate().mean().item() == pytest.approx(0.0, abs=0.01)
@@ -158,9 +153,9 @@ def test_a_constant_feature_is_not_looked_at(value):
 def test_wide_features_are_normalised_example_by_example():
     features, labels, _ = linear_truth(300)
     head = fit_head(features, labels, replace(QUICK, layer_norm=None))
-    assert head.layer_norm
+    assert head.head.standardise.layer_norm
     assert torch.allclose(head(features), head(7 * features), rtol=0, atol=1e-3)
-    assert not fit_head(features[:, :63], labels, replace(QUICK, layer_norm=None)).layer_norm
+    assert not fit_head(features[:, :63], labels, replace(QUICK, layer_norm=None)).head.standardise.layer_norm
 
 
 @pytest.mark.usefixtures("few_steps")
@@ -179,7 +174,7 @@ def test_a_seed_settles_everything_and_the_global_generators_are_left_alone():
     before = torch.get_rng_state(), np.random.get_state()[1].copy()
     one, same, other = (fit_head(features, labels, QUICK, seed=seed) for seed in (1, 1, 2))
     assert_equal(one, same)
-    assert not torch.equal(one.weight, other.weight)
+    assert not torch.equal(one.head.weight, other.head.weight)
     assert torch.equal(before[0], torch.get_rng_state())
     assert (before[1] == np.random.get_state()[1]).all()
 
@@ -194,7 +189,7 @@ def test_the_feature_dependent_model_has_a_transition_for_each_example():
     assert torch.allclose(log_q.exp().sum(-2), torch.ones(300, K, 2))
     assert log_q.std(0).max() > 0
     assert not log_q.requires_grad
-    untrained = fit_head(features, labels, replace(settings, epochs=0))
+    untrained = fit_head(features, labels, replace(settings, stage2_epochs=0))
     assert torch.allclose(untrained.log_q(features).exp()[..., 0, 1], torch.tensor(0.1))
 
 
@@ -231,7 +226,7 @@ def test_an_objective_hears_how_much_of_training_is_done():
     assert heard[0] == 0
     assert heard == sorted(heard)
     assert 0.9 < heard[-1] < 1
-    assert torch.equal(head.weight, torch.zeros(K, D))
+    assert torch.equal(head.head.weight, torch.zeros(K, D))
 
 
 @pytest.mark.usefixtures("few_steps")
@@ -242,3 +237,38 @@ def test_out_of_sample_logits_have_not_heard_of_their_own_label():
     honest, planted = (out_of_sample_logits(features, given, QUICK) for given in (labels, turned))
     assert torch.equal(honest[7], planted[7])
     assert not torch.equal(honest, planted)
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_out_of_sample_logits_have_not_seen_their_own_group():
+    features, labels, _ = linear_truth(100)
+    features, labels = features.repeat(2, 1), labels.repeat(2, 1)
+    changed = labels.clone()
+    changed[7] = 1 - changed[7]
+    groups = list(range(100)) * 2  # each example and its copy
+    honest, planted = (out_of_sample_logits(features, given, QUICK, groups=groups) for given in (labels, changed))
+    assert torch.equal(honest[107], planted[107])
+    alone = out_of_sample_logits(features, changed, QUICK)
+    assert not torch.equal(alone[107], out_of_sample_logits(features, labels, QUICK)[107])
+
+
+def test_stage_1_has_no_noise_model_and_stage_2_goes_on_from_it():
+    features, labels, _ = linear_truth(400)
+    stage1 = HeadSettings(stage1_epochs=10, stage2_epochs=0, noise_model="fi")
+    untouched = fit_head(features, labels, stage1)
+    assert torch.allclose(untouched.noise_model.missing_rate(), torch.full((K,), stage1.initial_missing_rate))
+    both = fit_head(features, labels, replace(stage1, stage2_epochs=10))
+    assert not torch.allclose(both.noise_model.missing_rate(), untouched.noise_model.missing_rate())
+    assert not torch.equal(both.head.weight, untouched.head.weight)
+
+
+def test_a_parameter_that_no_group_holds_is_an_error(monkeypatch):
+    class Forgetful(FeatureIndependentNoise):
+        def __init__(self, num_labels):
+            super().__init__(num_labels)
+            self.forgotten = torch.nn.Parameter(torch.zeros(num_labels))
+
+    monkeypatch.setattr("truetag.label_noise.heads.make_noise_model", lambda *_: Forgetful(K))
+    features, labels, _ = linear_truth(100)
+    with pytest.raises(ValueError, match="parameter_groups: expected every parameter of Forgetful, got none for 'forg"):
+        fit_head(features, labels, replace(QUICK, noise_model="fi"))

@@ -8,11 +8,12 @@ import torch
 from truetag.data.corruption import flip_labels
 from truetag.evaluation.decisions import calibration_error
 from truetag.evaluation.ranking import average_precision
-from truetag.label_noise.heads import HeadSettings, fit_head
-from truetag.label_noise.relabelling import MOST_Q, fit_calibrated, relabel, relabelled
+from truetag.label_noise.heads import fit_head
+from truetag.label_noise.relabelling import HIGHEST_Q, fit_calibrated, posterior_labels, second_head_settings
+from truetag.label_noise.settings import JOINT, HeadSettings
 
 N, D, K = 2000, 32, 12
-FI = HeadSettings(noise_model="fi", q=0.4)
+FI = replace(JOINT, q=0.4)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def data():
 
 def test_the_posterior_is_nearer_to_the_truth_than_the_labels(data):
     features, truth, observed = data
-    found = relabel(features[:N], observed, FI)
+    found = posterior_labels(features[:N], observed, FI)
     wrong, wrong_after = ((labels.round() != truth[:N]).float().mean() for labels in (observed, found.labels))
     assert wrong_after < 0.75 * wrong
     assert (found.calibration.missing - 0.3).abs().mean() < 0.08
@@ -38,7 +39,7 @@ def test_unknown_labels_stay_unknown(data):
     features, _, observed = data
     partly = observed.clone()
     partly[::2, 3] = float("nan")
-    found = relabel(features[:N], partly, replace(FI, epochs=1))
+    found = posterior_labels(features[:N], partly, replace(FI, stage2_epochs=1))
     assert torch.equal(found.labels == -1, partly.isnan())
 
 
@@ -46,7 +47,7 @@ def test_a_head_on_the_posterior_is_better_and_calibrated(data):
     features, truth, observed = data
     test, true = features[N:], truth[N:]
     plain = fit_head(features[:N], observed)
-    ours = fit_calibrated(features[:N], observed, replace(FI, relabel=True))
+    ours = fit_calibrated(features[:N], observed, replace(FI, train_on_posterior=True))
     assert average_precision(ours(test), true).mean() > average_precision(plain(test), true).mean() + 0.005
     errors = [calibration_error(head(test).sigmoid(), true) for head in (plain, ours)]
     assert errors[1] < errors[0] / 2
@@ -62,14 +63,16 @@ def test_calibration_keeps_the_ranking_of_each_label(data, settings):
 
 
 def test_the_second_head_has_no_noise_model():
-    assert relabelled(replace(FI, q=0.8, relabel=True)) == HeadSettings(noise_model="none", q=MOST_Q)
-    assert relabelled(replace(FI, q=0.2)).q == 0.2
+    assert second_head_settings(replace(FI, q=0.8, train_on_posterior=True)) == replace(
+        FI, noise_model="none", q=HIGHEST_Q
+    )
+    assert second_head_settings(replace(FI, q=0.2)).q == 0.2
 
 
 def test_weights_decide_what_is_listened_to(data):
     features, _, observed = data
     weights = (torch.arange(N) % 2).float()
     turned = torch.where(weights.unsqueeze(1) == 0, 1 - observed, observed)
-    quick = replace(FI, relabel=True, epochs=1)
+    quick = replace(FI, train_on_posterior=True, stage2_epochs=1)
     one, other = (fit_calibrated(features[:N], labels, quick, weights) for labels in (observed, turned))
     assert torch.allclose(one(features), other(features), atol=1e-4)

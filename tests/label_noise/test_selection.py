@@ -8,12 +8,13 @@ import torch
 
 from truetag.data.corruption import flip_labels
 from truetag.evaluation.ranking import average_precision
-from truetag.label_noise.heads import HeadSettings, fit_head
+from truetag.label_noise.heads import fit_head
 from truetag.label_noise.selection import QS, candidates, choose, describe
+from truetag.label_noise.settings import JOINT, HeadSettings
 
 N, D, K = 1000, 64, 8
 NAN = float("nan")
-PLAIN = HeadSettings(learning_rate=0.01, weight_decay=0.0, dropout=0.1, layer_norm=False)
+PLAIN = replace(JOINT, noise_model="none", learning_rate=0.01, weight_decay=0.0, dropout=0.1, layer_norm=False)
 QUICK = [PLAIN, replace(PLAIN, noise_model="fi", q=0.4)]
 
 
@@ -27,7 +28,7 @@ def linear_truth(num_examples=N, seed=0):
 
 @pytest.fixture
 def few_steps(monkeypatch):
-    monkeypatch.setattr("truetag.label_noise.heads._FEWEST_STEPS", 20)
+    monkeypatch.setattr("truetag.label_noise.heads.FEWEST_STEPS", 20)
 
 
 def test_the_plain_head_is_the_first_candidate():
@@ -91,7 +92,7 @@ def test_a_group_is_not_torn_apart(monkeypatch):
 
     def remember(features, labels, settings, *others, **named):
         seen.append({tuple(row) for row in features.tolist()})
-        return fit_head(features, labels, replace(settings, epochs=0), *others, **named)
+        return fit_head(features, labels, replace(settings, stage2_epochs=0), *others, **named)
 
     monkeypatch.setattr("truetag.label_noise.selection.fit_head", remember)
     groups = [f"twins {place}" for place in range(100)] * 2
@@ -106,10 +107,10 @@ def test_weights_and_targets_reach_training():
     weights = torch.rand(N, generator=torch.Generator().manual_seed(0))
     assert choose(features, labels, QUICK, weights=weights).scores != plain.scores
     turned = choose(features, labels, QUICK, targets=0.6 - 0.2 * labels)  # trained on and compared with: 1 from 1/2 on
-    relabelled = describe(replace(QUICK[1], relabel=True))
-    assert plain.scores.keys() - turned.scores.keys() == {relabelled}  # targets are a posterior: not once more
+    on_posterior = describe(replace(QUICK[1], train_on_posterior=True))
+    assert plain.scores.keys() - turned.scores.keys() == {on_posterior}  # targets are a posterior: not once more
     same = choose(features, labels, QUICK, targets=labels.clone()).scores
-    assert same == {name: score for name, score in plain.scores.items() if name != relabelled}
+    assert same == {name: score for name, score in plain.scores.items() if name != on_posterior}
     assert turned.scores[describe(PLAIN)] > (1 - labels).mean()  # of turned labels, it ranks turned ones first
 
 
@@ -120,3 +121,9 @@ def test_how_far_ahead_the_best_must_be():
     assert free.scores[describe(free.settings)] == max(free.scores.values())
     assert strict.settings == PLAIN
     assert "1e+06 standard errors" in strict.reason
+
+
+def test_the_plain_candidate_is_the_fair_baseline_and_the_others_train_jointly():
+    plain, first, *_ = candidates(HeadSettings())
+    assert plain == HeadSettings()
+    assert first == JOINT

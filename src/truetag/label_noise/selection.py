@@ -1,42 +1,57 @@
-"""Choices made on held-out *noisy* labels: the noise model, q, and whether to relabel. No true label is ever needed.
+"""Choosing the noise model, q and the training labels on held-out *noisy* labels. No true label is ever needed.
 
 Candidates are compared by the mean AP of their true logits against the held-out observed labels. Under
-class-conditional noise the observed precision at every threshold is q10 + (1 - q01 - q10) times the true one, an
+class-conditional noise the observed precision at every threshold is q10 + (1 - q01 - q10) times the true precision, an
 increasing straight line, while the likelihood of the observed labels would reward a model for explaining the noise.
 (The AUC, for which Menon et al. 2015 have such a line, prefers too small a q where many labels are incorrect.)
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Float64, Shaped
+from jaxtyping import Bool, Float, Float64, Int8, Shaped
 from torch import Tensor
 
 from truetag.data.stratify import stratified_split
 from truetag.evaluation.ranking import average_precision
-from truetag.label_noise.heads import HeadSettings, fit_head
+from truetag.label_noise.heads import fit_head
 from truetag.label_noise.relabelling import fit_calibrated
+from truetag.label_noise.settings import JOINT, HeadSettings
 
 QS = (0.0, 0.2, 0.4, 0.6, 0.8)
 HELD_OUT = 0.25
-FEWEST_POSITIVES = 5
+FEWEST_EXAMPLES = 5
+"""A label is compared where this many held-out examples have it and this many do not."""
 NUM_ERRORS = 2.0
-"""Standard errors that the best must be ahead of the plain head by: it is the best of several, and luck counts."""
+"""Standard errors by which the best candidate must beat the plain head: it is the best of several, partly by luck."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The settings that were chosen, every candidate's held-out AP, and why."""
+    """The settings that were chosen, every candidate's held-out AP, and the reason."""
 
     settings: HeadSettings
     scores: dict[str, float]
     reason: str
 
 
-def candidates(settings: HeadSettings) -> list[HeadSettings]:
-    """The plain head first, then a feature-independent noise model with each q-likelihood."""
-    return [replace(settings, noise_model="none", q=0.0), *(replace(settings, noise_model="fi", q=q) for q in QS)]
+def candidates(settings: HeadSettings, q: float | None = None) -> list[HeadSettings]:
+    """The plain head (mlcn-star), then the noise model FI from the first step with each q, or with the given one.
+
+    The joint candidates take from `settings` what is not part of the method: batch size, step sizes, layer norm.
+    """
+    joint = replace(
+        settings,
+        noise_model=JOINT.noise_model,
+        initial_missing_rate=JOINT.initial_missing_rate,
+        initial_incorrect_rate=JOINT.initial_incorrect_rate,
+        noise_learning_rate=JOINT.noise_learning_rate,
+        stage1_epochs=0,
+        stage2_epochs=settings.stage1_epochs or settings.stage2_epochs,
+    )
+    plain = replace(settings, noise_model="none", q=q or 0.0)
+    return [plain, *(replace(joint, q=value) for value in (QS if q is None else (q,)))]
 
 
 def choose(
@@ -45,58 +60,50 @@ def choose(
     among: Sequence[HeadSettings],
     weights: Float[Tensor, "N"] | None = None,
     targets: Shaped[Tensor, "N K"] | None = None,
+    groups: Sequence[Hashable] | None = None,
     num_errors: float = NUM_ERRORS,
-    groups: Sequence[str | None] | None = None,
     seed: int = 0,
 ) -> Choice:
     """Train each candidate on three quarters of the examples and compare them on the rest.
 
-    The first is kept unless the best is ahead of it by some standard errors of their difference over labels. The best
-    of those with a noise model is a candidate once more, relabelled; not where there are targets: they are a posterior.
+    The first candidate is kept unless the best one beats it by some standard errors of their difference over labels.
+    Where there are no `targets`, the best candidate with a noise model competes once more, trained on the posterior.
 
     Args:
-        features: of each example.
+        features: one row per example.
         labels: observed: 1, 0, NaN or -1 for unknown.
         among: the candidates, the simplest first.
-        weights: of each example.
-        targets: what is trained on instead of the observed labels, such as soft ones, and compared with: 1 from 1/2 on.
-        num_errors: standard errors that the best must be ahead of the first by.
-        groups: examples of one group stay together.
-        seed: of the part that is held out and of training.
+        weights: one per example.
+        targets: soft labels, already a posterior, to train on instead of the observed labels; held-out ones count as
+            present from 0.5 on.
+        groups: near-duplicates, which stay on one side.
+        num_errors: standard errors by which the best must beat the first.
+        seed: decides what is held out, and the training.
     """
-    is_observed = targets is None
-    targets = labels if targets is None else targets
-    observed = torch.where(targets >= 0, (targets >= 0.5).to(torch.int8), -1)
-    generator = torch.Generator().manual_seed(seed)
-    splits = stratified_split(observed, {"train": 1 - HELD_OUT, "held out": HELD_OUT}, generator, groups)
-    held_out = torch.tensor([split == "held out" for split in splits])
-    judged = ((observed[held_out] == 1).sum(0) >= FEWEST_POSITIVES) & (
-        (observed[held_out] == 0).sum(0) >= FEWEST_POSITIVES
-    )
-    if not judged.any():
-        return Choice(among[0], {}, f"no label has {FEWEST_POSITIVES} held-out positives to choose by")
-    kept = None if weights is None else weights[~held_out]
+    train_on = labels if targets is None else targets
+    observed = torch.where(train_on >= 0, (train_on >= 0.5).to(torch.int8), -1)
+    held_out = _hold_out(observed, groups, seed)
+    compared = _comparable_labels(observed[held_out])
+    if not compared.any():
+        return Choice(among[0], {}, f"no label has {FEWEST_EXAMPLES} held-out positives to choose by")
+    kept_weights = None if weights is None else weights[~held_out]
 
-    def held_out_ap(settings: HeadSettings) -> Float64[Tensor, "J"]:
-        fit = fit_calibrated if settings.relabel else fit_head
-        head = fit(features[~held_out], targets[~held_out], settings, kept, seed=seed)
-        return average_precision(head(features[held_out]), observed[held_out])[judged]
+    def held_out_aps(settings: HeadSettings) -> Float64[Tensor, "J"]:
+        if settings.train_on_posterior:
+            kept_groups = None if groups is None else [groups[row] for row in (~held_out).nonzero().flatten().tolist()]
+            fitted = fit_calibrated(
+                features[~held_out], train_on[~held_out], settings, kept_weights, kept_groups, seed=seed
+            )
+        else:
+            fitted = fit_head(features[~held_out], train_on[~held_out], settings, kept_weights, seed=seed)
+        return average_precision(fitted(features[held_out]), observed[held_out])[compared]
 
-    def mean_ap(settings: HeadSettings) -> float:
-        return aps[settings].mean().item()
-
-    aps = {settings: held_out_ap(settings) for settings in among}
-    if is_observed and (noisy := [settings for settings in among if settings.noise_model != "none"]):
-        again = replace(max(noisy, key=mean_ap), relabel=True)
-        aps[again] = held_out_ap(again)
-    plain, best = among[0], max(aps, key=mean_ap)
-    gain, error = _gain(aps[best], aps[plain])
-    scores = {describe(settings): mean_ap(settings) for settings in aps}
-    if best != plain and gain > num_errors * error:
-        ahead = f"{100 * gain:.2f} points above {describe(plain)} (standard error {100 * error:.2f})"
-        return Choice(best, scores, f"{describe(best)}: held-out AP {ahead}")
-    reason = f"nothing is ahead of it by more than {num_errors:g} standard errors"
-    return Choice(plain, scores, f"{describe(plain)}: {reason}")
+    aps = {settings: held_out_aps(settings) for settings in among}
+    noisy = [settings for settings in among if settings.noise_model != "none"]
+    if targets is None and noisy:
+        on_posterior = replace(max(noisy, key=lambda settings: aps[settings].mean()), train_on_posterior=True)
+        aps[on_posterior] = held_out_aps(on_posterior)
+    return _decide(aps, among[0], num_errors)
 
 
 def describe(settings: HeadSettings) -> str:
@@ -105,10 +112,31 @@ def describe(settings: HeadSettings) -> str:
     >>> describe(HeadSettings(noise_model="fi", q=0.4))
     'fi, q = 0.4'
     """
-    return f"{settings.noise_model}, q = {settings.q:g}" + (", relabelled" if settings.relabel else "")
+    return f"{settings.noise_model}, q = {settings.q:g}" + (", on the posterior" if settings.train_on_posterior else "")
 
 
-def _gain(ours: Float64[Tensor, "K"], theirs: Float64[Tensor, "K"]) -> tuple[float, float]:
-    difference = ours - theirs
+def _hold_out(observed: Int8[Tensor, "N K"], groups: Sequence[Hashable] | None, seed: int) -> Bool[Tensor, "N"]:
+    """A stratified quarter of the examples, no group divided."""
+    generator = torch.Generator().manual_seed(seed)
+    parts = stratified_split(observed, {"train": 1 - HELD_OUT, "held out": HELD_OUT}, generator, groups)
+    return torch.tensor([part == "held out" for part in parts])
+
+
+def _comparable_labels(observed: Int8[Tensor, "M K"]) -> Bool[Tensor, "K"]:
+    present, absent = (observed == 1).sum(0), (observed == 0).sum(0)
+    return (present >= FEWEST_EXAMPLES) & (absent >= FEWEST_EXAMPLES)
+
+
+def _decide(aps: dict[HeadSettings, Float64[Tensor, "J"]], plain: HeadSettings, num_errors: float) -> Choice:
+    """The best candidate, if it beats the plain one by enough."""
+    scores = {describe(settings): ap.mean().item() for settings, ap in aps.items()}
+    best = max(aps, key=lambda settings: aps[settings].mean())
+    difference = aps[best] - aps[plain]  # J
+    gain = difference.mean().item()
     error = difference.std().item() / len(difference) ** 0.5 if len(difference) > 1 else 0.0
-    return difference.mean().item(), error
+    if best != plain and gain > num_errors * error:
+        ahead = f"{100 * gain:.2f} points above {describe(plain)} (standard error {100 * error:.2f})"
+        return Choice(best, scores, f"{describe(best)}: held-out AP {ahead}")
+    return Choice(
+        plain, scores, f"{describe(plain)}: no candidate beats it by more than {num_errors:g} standard errors"
+    )

@@ -1,11 +1,11 @@
-"""Checkpoints: all that decides the future of a run, so that a stopped one goes on as if it had never stopped.
+"""Checkpoints: everything that decides the future of a run, so that it continues as if it had never stopped.
 
-A checkpoint is one file, there whole or not at all, named by its place in training, STAGE-EPOCH-STEP.safetensors. It
-holds the weights, those of the best epoch so far, and the optimiser; in its note are the schedule, the history and what
-was skipped.
+A checkpoint is one file, there whole or not at all, named by its position in training, STAGE-EPOCH-STEP.safetensors. It
+holds the weights, those of the best epoch so far, and the optimiser; its note holds the schedule, the history and the
+skip list.
 
-No state of a random generator is in it, because none outlives a step: the order of examples comes from (seed, epoch),
-and before each step the generator that dropout draws from is seeded with (seed, stage, epoch, step, process).
+It holds no state of a random generator, because none outlives a step: (seed, epoch) decides the order of examples, and
+before each step the generator of dropout is seeded with (seed, stage, epoch, step, process).
 """
 
 import shutil
@@ -23,8 +23,8 @@ from truetag.io.terminal import tell
 
 
 @dataclass
-class Place:
-    """Where training stands: `step` steps of `epoch` are done; and the best epoch of the stage before it."""
+class Position:
+    """Where training stands: `step` steps of `epoch` are done; and the best epoch of the stage so far."""
 
     stage: int
     epoch: int = 1
@@ -38,9 +38,9 @@ class Place:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A place, the weights there and of the best epoch before it, the optimiser, and what else JSON can say of it."""
+    """A position, the weights there and of the best epoch before it, the optimiser, and what else JSON can say of it."""
 
-    place: Place
+    position: Position
     network: State
     best: State
     optimiser: State
@@ -50,11 +50,15 @@ class Checkpoint:
 _PARTS = ("network", "best", "optimiser")
 
 
-class CheckpointFolder:
-    """The last `keep` checkpoints of a run; a new one is due every so many seconds."""
+KEPT = 2
+"""Checkpoints kept while training: the older one in case the newer is damaged."""
 
-    def __init__(self, folder: Path, keep: int, seconds: float) -> None:
-        self.folder, self.keep, self.seconds = folder, keep, seconds
+
+class CheckpointFolder:
+    """The last `KEPT` checkpoints of a run; a new one is due every so many seconds."""
+
+    def __init__(self, folder: Path, seconds: float) -> None:
+        self.folder, self.seconds = folder, seconds
         self.saved = time.monotonic()
         self._broken: set[Path] = set()
 
@@ -69,17 +73,17 @@ class CheckpointFolder:
         Raises:
             InputError: the disk is full or read-only; the checkpoints before it are as they were.
         """
-        place = checkpoint.place
+        position = checkpoint.position
         state = {f"{part}/{name}": tensor for part in _PARTS for name, tensor in getattr(checkpoint, part).items()}
-        path = self.folder / f"{place.stage}-{place.epoch:06d}-{place.step:09d}.safetensors"
+        path = self.folder / f"{position.stage}-{position.epoch:06d}-{position.step:09d}.safetensors"
         try:
-            write_tensors(path, state, checkpoint.note | {"place": vars(place)})
+            write_tensors(path, state, checkpoint.note | {"position": vars(position)})
         except OSError as error:
             count = len(self._paths())
             kept = f"{count} earlier ones are kept: --resume goes on from the last" if count else "there is none yet"
             raise InputError(f"{self.folder}: cannot write a checkpoint ({error.strerror}); {kept}") from error
         self._broken.discard(path)
-        older = [other for other in self._paths() if other not in self._broken][: -self.keep]
+        older = [other for other in self._paths() if other not in self._broken][:-KEPT]
         for other in {*older, *self._broken}:
             other.unlink(missing_ok=True)
         remove_leftovers(self.folder)
@@ -95,7 +99,7 @@ class CheckpointFolder:
         for path in reversed(self._paths()):
             try:
                 state, note = read_tensors(path)
-                place = Place(**note.pop("place"))
+                position = Position(**note.pop("position"))
             except (InputError, FileNotFoundError, KeyError, TypeError) as error:
                 reasons.append(f"{path.name} ({error})")
                 self._broken.add(path)
@@ -106,7 +110,7 @@ class CheckpointFolder:
             for name, tensor in state.items():
                 part, _, key = name.partition("/")
                 parts[part][key] = tensor
-            return Checkpoint(place, **parts, note=note)
+            return Checkpoint(position, **parts, note=note)
         if reasons:
             raise InputError(f"resume: no checkpoint in {self.folder} can be read: {'; '.join(reasons)}")
         return None

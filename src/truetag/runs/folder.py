@@ -1,9 +1,11 @@
 """The run folder: all that training leaves behind and prediction needs. Nothing in it is ever unpickled.
 
 config.json  vocabulary.tsv  preprocessing.json  versions.json
+chosen.json               what was chosen before training and why, and the settings that were left open
 stage1.safetensors        the trainable part of the classifier after stage 1 (`--from` reuses it)
 classifier.safetensors    the whole classifier: prediction needs nothing else
-noise_model.safetensors   the noise model's plain state, absent where there is none
+noise_model.safetensors   the noise model's plain state and its name, absent where there is none
+targets.safetensors       what was learnt of the labels before training, where anything was
 history.jsonl  labels.tsv  skipped.jsonl  tensorboard/  metrics/
 checkpoints/  lock        while it is trained
 """
@@ -31,16 +33,16 @@ from truetag.runs.config import TrainConfig, config_from_dict
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder and what its small files say."""
+    """A run folder and the content of its small files."""
 
     folder: Path
     config: TrainConfig
     vocabulary: Vocabulary
     preprocessing: Preprocessing
 
-    def save_state(self, name: str, state: State) -> None:
-        """Write NAME.safetensors, whole or not at all."""
-        write_tensors(self.folder / f"{name}.safetensors", state)
+    def save_state(self, name: str, state: State, note: dict[str, Any] | None = None) -> None:
+        """Write NAME.safetensors, whole or not at all, with a note of anything that JSON can express."""
+        write_tensors(self.folder / f"{name}.safetensors", state, note)
 
     def load_state(self, name: str) -> State:
         """Read NAME.safetensors.
@@ -63,13 +65,21 @@ class Run:
         """Whether training has come to its end."""
         return self.has_state("classifier")
 
+    def record_choice(self, config: TrainConfig, note: dict[str, Any]) -> None:
+        """Make config.json what is trained, and chosen.json what was chosen, why, and what was asked for instead."""
+        before = dataclasses.asdict(requested_config(self))
+        requested = {name: before[name] for name in note["chosen"] if before[name] != getattr(config, name)}
+        # in this order: a run that is killed in between still knows what was asked for
+        write_json(self.folder / "chosen.json", note | {"requested": requested})
+        write_json(self.folder / "config.json", dataclasses.asdict(config))
+
     def append_history(self, record: dict[str, Any]) -> None:
         """Add one line to history.jsonl."""
         with (self.folder / "history.jsonl").open("a") as file:
             file.write(json.dumps(record) + "\n")
 
     def history(self) -> list[dict[str, Any]]:
-        """The lines of history.jsonl, one an epoch.
+        """The lines of history.jsonl, one per epoch.
 
         Raises:
             InputError: the file is missing or broken.
@@ -119,7 +129,7 @@ def lock_run(folder: Path) -> AbstractContextManager[None]:
 
 
 def require_new_folder(folder: Path) -> None:
-    """Refuse a folder that something is in, before any work is done for it.
+    """Refuse a folder that is not empty, before any work is done for it.
 
     Raises:
         InputError: it exists and is not empty.
@@ -150,15 +160,32 @@ def open_run(folder: Path) -> Run:
     )
 
 
+def requested_config(run: Run) -> TrainConfig:
+    """The settings that were asked for, some of which may have been left open (`chosen.json`).
+
+    Raises:
+        InputError: chosen.json is broken.
+    """
+    path = run.folder / "chosen.json"
+    if not path.is_file():
+        return run.config
+    requested = _read_json(path).get("requested")
+    if not isinstance(requested, dict):
+        raise InputError(f"{path}: expected the settings that were requested, got {shown(requested)}")
+    try:
+        return config_from_dict(dataclasses.asdict(run.config) | requested)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
 def versions() -> dict[str, str]:
-    """What the numbers of a run may depend on."""
+    """The versions that the numbers of a run may depend on."""
     names = ("truetag", "torch", "timm", "accelerate", "datasets", "pillow", "numpy")
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
 
 
 def _read_config(path: Path) -> TrainConfig:
     values = _read_json(path)
-    # the others have defaults, so that a run can be read which is older than a setting
     if missing := [name for name in ("backbone", "resolution", "pooling") if name not in values]:
         raise InputError(f"{path}: expected the settings of a run, {', '.join(missing)} among them")
     try:
@@ -168,20 +195,20 @@ def _read_config(path: Path) -> TrainConfig:
 
 
 def _read_preprocessing(path: Path) -> Preprocessing:
-    values: dict[str, Any] = {"interpolation": "bicubic"} | _read_json(path)
+    values = _read_json(path)
     names = [field.name for field in dataclasses.fields(Preprocessing)]
     if set(values) != set(names):
         raise InputError(f"{path}: expected {', '.join(names)}, got {shown(sorted(values))}")
     side, interpolation = values["resolution"], values["interpolation"]
     if type(side) is not int or not 0 < side < 2**15:
-        raise InputError(f"{path}: resolution must be a side in pixels, got {shown(side)}")
+        raise InputError(f"{path}: resolution: expected a side in pixels, got {shown(side)}")
     filters = [kind.name.lower() for kind in Image.Resampling]
     if interpolation not in filters:
-        raise InputError(f"{path}: interpolation must be one of {', '.join(filters)}, got {shown(interpolation)}")
+        raise InputError(f"{path}: interpolation: expected one of {', '.join(filters)}, got {shown(interpolation)}")
     for name, lowest, kind in (("mean", -1e6, "numbers"), ("std", 1e-6, "numbers above 0")):
         got = values[name] if isinstance(values[name], list) else []
         if len(got) != 3 or not all(type(value) in (int, float) and lowest <= value < 1e6 for value in got):
-            raise InputError(f"{path}: {name} must be three {kind}, got {shown(values[name])}")
+            raise InputError(f"{path}: {name}: expected three {kind}, got {shown(values[name])}")
     return Preprocessing(side, tuple(values["mean"]), tuple(values["std"]), interpolation)
 
 

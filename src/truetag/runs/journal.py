@@ -1,4 +1,4 @@
-"""What training writes as it goes: the history, its curves for TensorBoard, and checkpoints."""
+"""What training writes while it runs: the history, its curves for TensorBoard, and checkpoints."""
 
 import shutil
 from collections.abc import Sequence
@@ -22,10 +22,7 @@ class Journal:
     def __init__(self, run: Run, writes: bool) -> None:
         self.run, self.writes = run, writes
         self.history: list[Epoch] = []
-        settings = run.config
-        self.checkpoints = CheckpointFolder(
-            run.folder / "checkpoints", settings.keep_checkpoints, settings.checkpoint_seconds
-        )
+        self.checkpoints = CheckpointFolder(run.folder / "checkpoints", run.config.checkpoint_seconds)
         self.resumed: Checkpoint | None = None
         self.origin: dict[str, str | None] = {}
         self._board: SummaryWriter | None = None
@@ -40,7 +37,7 @@ class Journal:
             self._board.close()
 
     def begin(self, origin: dict[str, str | None], resume: bool) -> list[list[str]]:
-        """Start anew or go back to the last checkpoint, the history too. Returns the skip list of that time.
+        """Start anew, or return to the last checkpoint and its history. Returns the skip list at that time.
 
         Args:
             origin: fingerprints of what else the run depends on, by what a person calls it.
@@ -68,7 +65,7 @@ class Journal:
 
     def resumed_at(self, stage: int) -> Checkpoint | None:
         """The checkpoint that training goes on from, where it lies in `stage`."""
-        return self.resumed if self.resumed is not None and self.resumed.place.stage == stage else None
+        return self.resumed if self.resumed is not None and self.resumed.position.stage == stage else None
 
     def log(self, record: Epoch) -> None:
         """Add one epoch to the history."""

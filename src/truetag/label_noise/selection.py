@@ -50,7 +50,7 @@ def candidates(settings: HeadSettings, q: float | None = None) -> list[HeadSetti
         stage1_epochs=0,
         stage2_epochs=settings.stage1_epochs or settings.stage2_epochs,
     )
-    plain = replace(settings, noise_model="none", q=q or 0.0)
+    plain = replace(settings, noise_model="none", q=0.0)
     return [plain, *(replace(joint, q=value) for value in (QS if q is None else (q,)))]
 
 

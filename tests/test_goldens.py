@@ -19,7 +19,8 @@ from truetag.label_noise.rates import calibrate
 from truetag.label_noise.relabelling import relabel
 from truetag.label_noise.selection import candidates, choose
 from truetag.label_noise.validity import source_validity
-from truetag.prediction.predict import predict, predict_manifest
+from truetag.prediction.inference import predict_manifest
+from truetag.prediction.predict import predict
 from truetag.runs.config import TrainConfig
 from truetag.training.train import train
 

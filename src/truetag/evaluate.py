@@ -18,9 +18,9 @@ from truetag.io.files import write_json
 from truetag.io.terminal import tell
 from truetag.io.text import one_line
 from truetag.latent import observe
-from truetag.media.files import MAX_SKIPPED, write_skipped
+from truetag.media.files import Reading
 from truetag.noise_models import FeatureDependentNoise, FeatureIndependentNoise, SharedFeatureNoise
-from truetag.prediction.predict import predict_manifest
+from truetag.prediction.inference import predict_manifest
 from truetag.runs.folder import Run, open_run
 
 Truth = Literal["captions", "tags", "true"]
@@ -33,9 +33,7 @@ def evaluate(
     split: str | None = "test",
     truth: Truth | None = None,
     threshold: float = 0.5,
-    cache: Path | None = None,
-    max_skipped: float = MAX_SKIPPED,
-    allow_outside: bool = False,
+    reading: Reading = Reading(),
 ) -> Metrics:
     """Score a run and write RUN/metrics/MANIFEST-SPLIT.json.
 
@@ -46,9 +44,7 @@ def evaluate(
         truth: what counts as true: words of the captions, the tags, or the true captions and tags of a corrupted
             manifest; without it, `true` where rows have it, else captions, else tags.
         threshold: the probability from which a tag counts as predicted, for precision and recall.
-        cache: where features are cached; by default in the user's cache folder.
-        max_skipped: stop if more than this share of the photos cannot be used.
-        allow_outside: read photos that lie outside the manifest's media root.
+        reading: how photos and clips are read.
     """
     opened, content = open_run(run), read_manifest(manifest)
     part = None if split == "all" else split
@@ -56,10 +52,10 @@ def evaluate(
     truth = truth or _best_truth(rows)
     labels = label_matrix(rows, opened.vocabulary, truth)
     counts = _counts(rows, opened.vocabulary, truth)
-    logits, h, kept, skipped = predict_manifest(opened, content, part, cache, max_skipped, allow_outside)
+    logits, h, kept, skips = predict_manifest(opened, content, part, reading)
     labels = labels[kept]
     counts = None if counts is None else (counts[0][kept], counts[1][kept])
-    metrics: Metrics = {"split": split, "truth": truth, "num_examples": len(kept), "num_skipped": len(skipped)}
+    metrics: Metrics = {"split": split, "truth": truth, "num_examples": len(kept), "num_skipped": len(skips)}
     metrics |= score(logits, labels, counts, opened.vocabulary, threshold)
     noise_model = load_noise_model(opened)
     if noise_model is not None:
@@ -70,7 +66,7 @@ def evaluate(
     name = f"{manifest.stem}-{split or 'all'}"
     try:
         write_json(opened.folder / "metrics" / f"{name}.json", metrics)
-        write_skipped(opened.folder / "metrics" / f"{name}.json.skipped.jsonl", skipped, len(rows))
+        skips.write(opened.folder / "metrics" / f"{name}.json.skipped.jsonl")
     except OSError as error:  # the numbers are there, and are shown
         tell(f"cannot write {error.filename} ({error.strerror})")
     return metrics

@@ -1,13 +1,10 @@
 """From a manifest to bags to learn from: which rows, their labels, their photos or cached features, and warnings."""
 
-import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Int8
+from jaxtyping import Bool, Int8
 from torch import Tensor
 
 from truetag.data.bags import read_bags
@@ -17,8 +14,9 @@ from truetag.data.manifest import Manifest
 from truetag.data.stratify import stratified_split
 from truetag.data.vocabulary import Vocabulary
 from truetag.errors import InputError
+from truetag.io.fingerprints import fingerprint
 from truetag.io.terminal import tell
-from truetag.media.files import Photos, Skipped, check_skipped
+from truetag.media.files import MediaFiles, Reading, SkipList
 from truetag.media.photos import MediaError, Preprocessing
 from truetag.models.backbones import digest_weights
 from truetag.models.classifier import Classifier
@@ -38,30 +36,17 @@ class TrainingData:
     validation: Bags
     source: str
     """What the inputs of the bags are: the name of their feature cache, or "photos"."""
-    num_photos: int
-    max_skipped: float
-    skipped: dict[tuple[str, Path], Skipped] = field(default_factory=dict)
+    skips: SkipList
     train_rows: list[int] = field(default_factory=list)
     """Row number in the manifest of each training bag; for labels of frames, of each clip."""
 
-    def skip(self, skipped: Sequence[Skipped]) -> None:
-        """Add to the skip list.
-
-        Raises:
-            InputError: it is longer than `max_skipped` allows.
-        """
-        if skipped:
-            self.skipped.update({(entry.id, entry.path): entry for entry in skipped})
-            check_skipped(list(self.skipped.values()), self.num_photos, self.max_skipped)
-
     def digest(self) -> str:
         """A fingerprint of which rows there are, their labels, and what their inputs come from."""
-        digest = hashlib.blake2b(self.source.encode(), digest_size=16)
+        parts: list[str | bytes] = [self.source]
         for bags in (self.train, self.validation):
             names = [path.name for path in bags.bags.frames.paths] if isinstance(bags, PhotoBags) else []
-            digest.update("\0".join([*bags.ids, *names]).encode(errors="surrogatepass"))
-            digest.update(bags.labels.contiguous().numpy().tobytes())
-        return digest.hexdigest()
+            parts += ["\0".join([*bags.ids, *names]), bags.labels.contiguous().numpy().tobytes()]
+        return fingerprint(parts)
 
 
 def prepare_data(
@@ -70,9 +55,7 @@ def prepare_data(
     vocabulary: Vocabulary,
     classifier: Classifier,
     preprocessing: Preprocessing,
-    cache: Path | None,
-    max_skipped: float,
-    allow_outside: bool,
+    reading: Reading,
 ) -> TrainingData:
     """The bags of a run; features are computed where they are cached and lack.
 
@@ -83,25 +66,15 @@ def prepare_data(
     # one call for both parts: the share of what cannot be used is one of all of them
     rows = [row for part, _ in parts for row in part]
     labels = torch.cat([part for _, part in parts])
-    media, skipped = read_bags(
-        manifest,
-        manifest.rows.select(rows),
-        allow_outside=allow_outside,
-        num_frames=config.num_frames,
-        cache=cache,
-        max_skipped=max_skipped,
-    )
+    skips = SkipList(reading.max_skipped)
+    media = read_bags(manifest, manifest.rows.select(rows), reading, skips, config.num_frames)
     if config.freeze_backbone:
         spec = feature_spec(classifier, config.backbone, digest_weights(classifier.backbone), preprocessing)
-        features = cached_features(media.frames, classifier, spec, cache, max_skipped)
+        features = cached_features(media.frames, classifier, spec, skips, reading.cache)
         usable, source = features.rows >= 0, spec.fingerprint()
-        skipped += features.skipped
     else:
         features, source = None, "photos"
-        missing = _missing(media.frames)
-        media.frames.check_reasons(missing, max_skipped)
-        usable = ~np.isin(np.arange(len(media.frames)), list(missing))
-        skipped += media.frames.skip_all(missing)
+        usable = _readable(media.frames, skips)
     bags: list[Bags] = []
     train_rows: list[int] = []
     start = 0
@@ -122,9 +95,7 @@ def prepare_data(
         else:
             rows_of_frames = features.rows[frames][usable[frames]]
             bags.append(FeatureBags(features.array, rows_of_frames, chosen.starts, known, chosen.ids))
-    data = TrainingData(bags[0], bags[1], source, len(media.frames), max_skipped, train_rows=train_rows)
-    data.skipped.update({(entry.id, entry.path): entry for entry in skipped})
-    return data
+    return TrainingData(bags[0], bags[1], source, skips, train_rows)
 
 
 def count_labels(labels: Int8[Tensor, "N K"], vocabulary: Vocabulary) -> str:
@@ -151,15 +122,16 @@ def warn_of_labels(labels: Int8[Tensor, "N K"], vocabulary: Vocabulary) -> None:
             tell(f"warning: {len(words)} of {len(vocabulary)} words are {what}: {some}")
 
 
-def _missing(photos: Photos) -> dict[int, str]:
-    """Position -> reason of what a look at the file alone tells to be unusable; pixels show when they are decoded."""
-    reasons = {}
-    for position in range(len(photos)):
+def _readable(photos: MediaFiles, skips: SkipList) -> Bool[np.ndarray, "F"]:
+    """Whether each photo can be used, as far as a look at the file shows; pixels are checked when they are decoded."""
+    usable = np.ones(len(photos), dtype=bool)
+    for index in range(len(photos)):
         try:
-            photos.check(position)
+            photos.check(index)
         except MediaError as error:
-            reasons[position] = str(error)
-    return reasons
+            usable[index] = False
+            skips.report(photos.skip(index, error))
+    return usable
 
 
 def _choose_rows(

@@ -114,7 +114,7 @@ class Stage:
             self.optimiser.zero_grad()
             place.step += 1
             place.total_loss += value
-            self.data.skip(batch.skipped)
+            self.data.skips.report_all(batch.skipped)
             self.progress.advance(1)
             if self.journal.is_due:
                 self._save()
@@ -165,7 +165,7 @@ class Stage:
         logits, labels = [], []
         for picks in EpochBatches(len(validation), 4 * self.config.batch_size, 0, shuffle=False):
             batch = validation.__getitems__(picks)
-            self.data.skip(batch.skipped)
+            self.data.skips.report_all(batch.skipped)
             inputs, mask = send_to_device((batch.inputs, batch.mask), self.accelerator.device)
             logits.append(self.classifier(inputs, mask)[0].float().cpu())
             labels.append(batch.labels)
@@ -184,7 +184,7 @@ class Stage:
 
     def _save(self) -> None:
         note: dict[str, Any] = {"schedule": self.schedule.state_dict()}
-        note["skipped"] = [[entry.id, str(entry.path), entry.reason] for entry in self.data.skipped.values()]
+        note["skipped"] = self.data.skips.to_json()
         if self.accelerator.scaler is not None:
             note["scaler"] = self.accelerator.scaler.state_dict()
         network = trained_state(self.network, self.config)

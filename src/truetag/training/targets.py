@@ -16,7 +16,7 @@ from jaxtyping import Float, Float64, Int8, Int64
 from scipy import sparse
 from torch import Tensor, nn
 
-from truetag.data.batches import FeatureBags, PhotoBags, frame_places
+from truetag.data.batches import FeatureBags, PhotoBags, frame_indices
 from truetag.data.labels import source_words
 from truetag.data.manifest import Manifest
 from truetag.data.vocabulary import Vocabulary
@@ -161,7 +161,7 @@ def _mean_features(
     if isinstance(bags, PhotoBags):
         probe = Classifier(classifier.backbone, len(classifier.feature_mean), 1).to(classifier.head.weight.device)
         spec = feature_spec(probe, config.backbone, digest_weights(classifier.backbone), preprocessing)
-        cached = cached_features(bags.bags.frames, probe.eval(), spec, cache, data.max_skipped)
+        cached = cached_features(bags.bags.frames, probe.eval(), spec, data.skips, cache)
         array, rows, starts = cached.array, cached.rows, bags.bags.starts
     else:
         array, rows, starts = bags.features, bags.rows, bags.starts
@@ -170,8 +170,8 @@ def _mean_features(
 
 def _means(bags: FeatureBags) -> Iterator[Float[Tensor, "B D"]]:
     for first in range(0, len(bags), _BAGS_AT_A_TIME):
-        places, mask = frame_places(bags.starts, range(first, min(first + _BAGS_AT_A_TIME, len(bags))))
-        rows = bags.rows[places]
+        frames_of, mask = frame_indices(bags.starts, range(first, min(first + _BAGS_AT_A_TIME, len(bags))))
+        rows = bags.rows[frames_of]
         there = torch.from_numpy(rows >= 0) if mask is None else torch.from_numpy(rows >= 0) & mask
         frames = torch.from_numpy(np.asarray(bags.features[rows])).float().mean(2)
         frames = torch.where(there.unsqueeze(-1), frames, 0)

@@ -19,15 +19,13 @@ from torch import Tensor, nn
 from truetag.data.batches import EpochBatches, PhotoBags
 from truetag.data.manifest import read_manifest
 from truetag.data.vocabulary import read_vocabulary
-from truetag.errors import InputError
 from truetag.io.files import remove_leftovers, write_text
 from truetag.io.tensors import digest_state
 from truetag.io.terminal import tell
-from truetag.media.files import MAX_SKIPPED, Skipped, check_share, write_skipped
-from truetag.media.photos import Preprocessing
+from truetag.media.files import Reading, SkipList
 from truetag.models.backbones import load_backbone
+from truetag.models.building import build_classifier
 from truetag.models.classifier import Classifier
-from truetag.models.features import feature_spec
 from truetag.runs.config import TrainConfig
 from truetag.runs.folder import Run, create_run, is_run, lock_run, open_run, require_new_folder
 from truetag.runs.journal import Epoch, Journal
@@ -46,10 +44,8 @@ def train(
     vocabulary: Path,
     out: Path,
     start_from: Path | None = None,
-    cache: Path | None = None,
     resume: bool = False,
-    max_skipped: float = MAX_SKIPPED,
-    allow_outside: bool = False,
+    reading: Reading = Reading(),
 ) -> Run:
     """Train one recipe and leave a run folder.
 
@@ -59,12 +55,9 @@ def train(
         vocabulary: the word list that gives the labels.
         out: the run folder to make.
         start_from: a run whose stage 1 is taken over instead of trained again.
-        cache: where features are cached; by default in the user's cache folder.
         resume: go on with the run in `out` where it was stopped; begin it if there is none yet.
-        max_skipped: stop if more than this share of the photos cannot be used.
-        allow_outside: read photos that lie outside the manifest's media root.
+        reading: how photos and clips are read.
     """
-    check_share(max_skipped)
     words = read_vocabulary(vocabulary)
     accelerator = Accelerator(mixed_precision=config.precision)
     # several processes (`accelerate launch`) compute alike; one of them writes
@@ -89,7 +82,7 @@ def train(
             torch.manual_seed(config.seed)  # weights that are not loaded are drawn
             backbone, preprocessing = load_backbone(config.backbone, config.weights, config.resolution)
             classifier = build_classifier(config, backbone, preprocessing, len(words)).to(accelerator.device)
-        bags = prepare_data(config, manifest, words, classifier, preprocessing, cache, max_skipped, allow_outside)
+        bags = prepare_data(config, manifest, words, classifier, preprocessing, reading)
         origin = {"the training data": bags.digest(), "--from": None}
         history: list[Epoch] = []
         if source is not None:
@@ -102,14 +95,12 @@ def train(
             run = create_run(out, config, words, preprocessing)
             stack.enter_context(lock_run(out))
         journal = stack.enter_context(Journal(run, writes))
-        bags.skip(
-            [Skipped(name, Path(path), reason) for name, path, reason in journal.begin(origin, stopped is not None)]
-        )
+        bags.skips.restore(journal.begin(origin, stopped is not None))
         if writes:
             warn_of_labels(bags.train.labels, words)
             write_text(run.folder / "labels.tsv", count_labels(bags.train.labels, words))
         chosen, known_noise, said = learn_targets(
-            *(config, manifest, words, bags, classifier, preprocessing, cache),
+            *(config, manifest, words, bags, classifier, preprocessing, reading.cache),
             kept=run.folder / "targets.safetensors",
             writes=writes,
         )
@@ -118,9 +109,9 @@ def train(
             for line in said:
                 tell(line)
         noise_model = _train_stages(classifier, bags, journal, accelerator, None if source is None else history)
-        skipped = _gather_skipped(bags)
+        skips = _gather_skips(bags.skips)
         if writes:
-            write_skipped(run.folder / "skipped.jsonl", skipped, bags.num_photos)
+            skips.write(run.folder / "skipped.jsonl")
             if (noise_model := noise_model or known_noise) is not None:
                 run.save_state("noise_model", noise_model.state_dict())
             run.save_state("classifier", classifier.state_dict())  # the last: a run that has it is finished
@@ -160,32 +151,6 @@ def _train_stages(
     return noise_model
 
 
-def build_classifier(
-    config: TrainConfig, backbone: nn.Module, preprocessing: Preprocessing, num_labels: int
-) -> Classifier:
-    """The classifier that the config describes, on a backbone whose number of features is found out here.
-
-    Raises:
-        InputError: the backbone cannot take photos of this resolution.
-    """
-    probe = Classifier(backbone, getattr(backbone, "num_noise_features", 0) + 1, 1, config.pooling)
-    try:
-        num_features = feature_spec(probe, config.backbone, "", preprocessing).num_features
-    except RuntimeError as error:
-        got = f"{config.backbone} cannot take photos of {config.resolution} x {config.resolution}"
-        raise InputError(f"resolution: {got} ({error})") from None
-    backbone.requires_grad_(not config.freeze_backbone)
-    return Classifier(
-        backbone,
-        num_features,
-        num_labels,
-        config.pooling,
-        config.dropout,
-        max_over_frames=config.level == "frame",
-        frames_at_a_time=config.frames_at_a_time,
-    )
-
-
 def _start(classifier: Classifier, data: TrainingData, config: TrainConfig) -> None:
     """Set what the training data decides before the first step: feature statistics and label frequencies."""
     bags = data.train
@@ -199,7 +164,7 @@ def _start(classifier: Classifier, data: TrainingData, config: TrainConfig) -> N
             if number == STATISTICS_BATCHES and isinstance(bags, PhotoBags):
                 return
             batch = bags.__getitems__(picks)
-            data.skip(batch.skipped)
+            data.skips.report_all(batch.skipped)
             # of a bag without any frame that can be decoded nothing is known, and it looks like nothing
             known = (batch.labels >= 0).any(1)
             frames = batch.inputs[known].flatten(0, 1) if batch.mask is None else batch.inputs[known][batch.mask[known]]
@@ -222,7 +187,8 @@ def _start(classifier: Classifier, data: TrainingData, config: TrainConfig) -> N
         classifier.set_prior(frequencies.to(device), num_regions * num_frames)
 
 
-def _gather_skipped(data: TrainingData) -> list[Skipped]:
-    """The skip list of all processes, in order of ids."""
-    entries = gather_object([tuple(entry) for entry in data.skipped.values()])
-    return sorted(set(map(Skipped._make, entries)))
+def _gather_skips(skips: SkipList) -> SkipList:
+    """The skip list of all processes, in the order of ids."""
+    gathered = SkipList(1.0, skips.total)
+    gathered.restore(sorted(gather_object(skips.to_json())))
+    return gathered

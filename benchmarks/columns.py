@@ -20,6 +20,7 @@ from truetag.data.manifest import Manifest, read_manifest
 from truetag.data.vocabulary import Vocabulary, read_vocabulary
 from truetag.demo.scenes import WORDS, draw_scenes
 from truetag.label_noise.validity import naming_shares
+from truetag.media.files import SkipList
 from truetag.models.backbones import digest_weights, load_backbone
 from truetag.models.classifier import Classifier
 from truetag.models.features import cached_features, feature_spec
@@ -131,8 +132,7 @@ def _features(manifest: Manifest, rows: list[int], work: Path) -> Tensor:
     backbone, preprocessing = load_backbone("tf_efficientnet_lite0", "offline", 224)
     classifier = Classifier(backbone, 1280, 1).eval()
     spec = feature_spec(classifier, "tf_efficientnet_lite0", digest_weights(backbone), preprocessing)
-    media, _ = read_bags(
-        manifest, manifest.rows.select(rows), allow_outside=False, num_frames=1, cache=None, max_skipped=0.0
-    )
-    cached = cached_features(media.frames, classifier, spec, work / "cache")
+    skips = SkipList(max_skipped=0.0)
+    media = read_bags(manifest, manifest.rows.select(rows), skips=skips)
+    cached = cached_features(media.frames, classifier, spec, skips, work / "cache")
     return torch.from_numpy(np.array(cached.array[cached.rows, 0]))

@@ -17,7 +17,7 @@ import torch
 import tyro
 from PIL import Image
 
-from truetag.media.files import Photos
+from truetag.media.files import MediaFiles, SkipList
 from truetag.models.backbones import digest_weights, load_backbone
 from truetag.models.classifier import Classifier
 from truetag.models.features import BATCH_SIZE, cached_features, feature_spec
@@ -52,8 +52,8 @@ def main(benchmark: Benchmark) -> None:
     def ours() -> np.ndarray:
         with tempfile.TemporaryDirectory() as folder:
             spec = feature_spec(classifier, "tf_efficientnet_lite0", digest_weights(backbone), preprocessing)
-            photos = Photos([path.name for path in paths], paths, [None] * len(paths))
-            cached = cached_features(photos, classifier, spec, Path(folder))
+            photos = MediaFiles([path.name for path in paths], paths, [None] * len(paths))
+            cached = cached_features(photos, classifier, spec, SkipList(), Path(folder))
             return np.array(cached.array[cached.rows, 0])
 
     difference = np.abs(ours() - bare()).max()

@@ -29,7 +29,7 @@ from truetag.data.splits import split
 from truetag.data.vocabulary import make_vocabulary
 from truetag.evaluate import evaluate
 from truetag.evaluation.significance import PairedDifference, paired_bootstrap
-from truetag.prediction.predict import predict_manifest
+from truetag.prediction.inference import predict_manifest
 from truetag.runs.folder import open_run, versions
 from truetag.training.recipes import recipe
 from truetag.training.train import train
@@ -106,7 +106,7 @@ def run_recipes(benchmark: Benchmark, clean: Path, vocabulary: Path, level: int,
         run = train(config, manifest, vocabulary, folder, start_from)
         (folder / "seconds.json").write_text(json.dumps(time.monotonic() - started))
         metrics = evaluate(folder, clean)
-        logits, _, _, _ = predict_manifest(run, read_manifest(clean), "test")
+        logits = predict_manifest(run, read_manifest(clean), "test").logits
         np.save(folder / "scores.npy", logits.numpy())
         print(f"level {level} seed {seed} {name}: {metrics['mean_ap']:.4f} {metrics['count_mean_ap']:.4f}", flush=True)
 

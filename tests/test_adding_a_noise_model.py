@@ -1,4 +1,4 @@
-"""`docs/noise_models.md` followed to the letter, in a copy of the package: three edits, and everything finds the model."""
+"""`docs/noise_models.md` followed to the letter in a copy of the package: with three edits, everything finds it."""
 
 import os
 import re
@@ -58,14 +58,19 @@ def copy(tmp_path_factory):
 
 def run_python(copy: Path, *arguments: str) -> None:
     result = subprocess.run(
-        [sys.executable, *arguments], cwd=copy, env={**os.environ, "PYTHONPATH": str(copy)}, capture_output=True, text=True
+        [sys.executable, *arguments],
+        cwd=copy,
+        env={**os.environ, "PYTHONPATH": str(copy)},
+        capture_output=True,
+        text=True,
     )
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
 
 
 def test_its_own_tests_pass_but_for_the_rate_that_it_does_not_have(copy):
     recovers = "not test_recovers_injected_rates_given_the_truth"
-    run_python(copy, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, "test_noise_models.py", "-k", recovers)
+    options = ["-q", "-p", "no:cacheprovider", "-c", os.devnull, "-k", recovers]
+    run_python(copy, "-m", "pytest", *options, "test_noise_models.py")
 
 
 def test_the_estimator_trains_it(copy):

@@ -10,6 +10,7 @@ from truetag.data.manifest import iterate_rows, read_manifest, write_manifest
 from truetag.data.vocabulary import build_vocabulary, write_vocabulary
 from truetag.demo.moving_scenes import draw_clips
 from truetag.evaluate import evaluate
+from truetag.media.files import Reading, SkipList
 from truetag.prediction.predict import predict
 from truetag.training.train import train
 
@@ -49,30 +50,32 @@ def config(tiny_config):
     ],
 )
 def test_clips_are_bags_of_frames(clips, config, tmp_path, settings):
-    config = replace(config, **settings)
-    run = train(config, clips / "all.jsonl", clips / "vocabulary.tsv", tmp_path / "run", cache=tmp_path / "cache")
+    config, reading = replace(config, **settings), Reading(tmp_path / "cache")
+    run = train(config, clips / "all.jsonl", clips / "vocabulary.tsv", tmp_path / "run", reading=reading)
     (skipped,) = map(json.loads, (run.folder / "skipped.jsonl").read_text().splitlines())
     assert skipped["path"].endswith(".mp4")
     assert len(run.history()) == 2
-    metrics = evaluate(run.folder, clips / "all.jsonl", cache=tmp_path / "cache")
+    metrics = evaluate(run.folder, clips / "all.jsonl", reading=reading)
     assert metrics["num_examples"] == 4
     test_clips = [clips / row["video"] for row in iterate_rows(clips / "all.jsonl") if row["split"] == "test"]
     out = tmp_path / "tags.jsonl"
-    assert predict(run.folder, test_clips, out, top_k=2, cache=tmp_path / "cache") == 4
+    assert predict(run.folder, test_clips, out, top_k=2, reading=reading) == 4
     by_clip = [json.loads(line) for line in out.read_text().splitlines()]
     assert [row["path"] for row in by_clip] == list(map(str, test_clips))
-    assert predict(run.folder, [clips / "all.jsonl"], out, top_k=2, split="test", cache=tmp_path / "cache") == 4
+    assert predict(run.folder, [clips / "all.jsonl"], out, top_k=2, split="test", reading=reading) == 4
     by_row = [json.loads(line) for line in out.read_text().splitlines()]
     assert [row["probabilities"] for row in by_row] == [row["probabilities"] for row in by_clip]
 
 
 def test_lists_of_frames_are_the_same_bags_as_their_clips(clips, config, tmp_path):
     """Frames that somebody else cut, one of them missing: the bag is what is left."""
-    config = replace(config, freeze_backbone=True)
-    run = train(config, clips / "all.jsonl", clips / "vocabulary.tsv", tmp_path / "run", cache=tmp_path / "cache")
-    expected = evaluate(run.folder, clips / "all.jsonl", cache=tmp_path / "cache")
+    config, reading = replace(config, freeze_backbone=True), Reading(tmp_path / "cache")
+    run = train(config, clips / "all.jsonl", clips / "vocabulary.tsv", tmp_path / "run", reading=reading)
+    expected = evaluate(run.folder, clips / "all.jsonl", reading=reading)
     manifest = read_manifest(clips / "all.jsonl")
-    bags, (broken,) = read_bags(manifest, cache=tmp_path / "cache", num_frames=NUM_FRAMES)
+    skips = SkipList()
+    bags = read_bags(manifest, None, reading, skips, NUM_FRAMES)
+    (broken,) = skips
     assert broken.reason
     assert set(bags.lengths.tolist()) == {0, NUM_FRAMES}
     rows = []
@@ -81,12 +84,12 @@ def test_lists_of_frames_are_the_same_bags_as_their_clips(clips, config, tmp_pat
         if frames:
             rows.append({**row, "video": None, "frames": frames})
     write_manifest(tmp_path / "frames.jsonl", rows)
-    again = evaluate(run.folder, tmp_path / "frames.jsonl", cache=tmp_path / "cache", allow_outside=True)
+    again = evaluate(run.folder, tmp_path / "frames.jsonl", reading=replace(reading, allow_outside=True))
     assert again["mean_ap"] == expected["mean_ap"]
     for row in rows:
         row["frames"] = [*row["frames"], str(tmp_path / "nowhere.jpg")]
     write_manifest(tmp_path / "more.jsonl", rows)
-    more = evaluate(run.folder, tmp_path / "more.jsonl", cache=tmp_path / "cache", allow_outside=True)
+    more = evaluate(run.folder, tmp_path / "more.jsonl", reading=replace(reading, allow_outside=True))
     assert more["mean_ap"] == expected["mean_ap"]
     assert more["num_examples"] == expected["num_examples"]
     assert more["num_skipped"] == 4

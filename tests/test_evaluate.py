@@ -10,9 +10,11 @@ from sklearn.metrics import average_precision_score
 from truetag.data.labels import label_matrix
 from truetag.data.manifest import iterate_rows, read_manifest, write_manifest
 from truetag.errors import InputError
-from truetag.evaluate import evaluate, format_metrics, load_noise_model
+from truetag.evaluate import evaluate, format_metrics
 from truetag.latent import observe
-from truetag.prediction.predict import predict_manifest
+from truetag.media.files import Reading
+from truetag.prediction.inference import predict_manifest
+from truetag.runs.noise_model import load_noise_model
 
 PROMISED = {
     "split",
@@ -74,9 +76,12 @@ def test_truth_is_the_best_that_rows_have(tiny, tiny_run, tmp_path):
         for row in iterate_rows(tiny / "scenes.jsonl")
     ]
     write_manifest(tmp_path / "captions.jsonl", rows)
-    assert evaluate(tiny_run.folder, tmp_path / "captions.jsonl", allow_outside=True)["truth"] == "captions"
+    assert (
+        evaluate(tiny_run.folder, tmp_path / "captions.jsonl", reading=Reading(allow_outside=True))["truth"]
+        == "captions"
+    )
     write_manifest(tmp_path / "tags.jsonl", [row | {"captions": None, "tags": ["sky"]} for row in rows])
-    assert evaluate(tiny_run.folder, tmp_path / "tags.jsonl", allow_outside=True)["truth"] == "tags"
+    assert evaluate(tiny_run.folder, tmp_path / "tags.jsonl", reading=Reading(allow_outside=True))["truth"] == "tags"
     write_manifest(tmp_path / "none.jsonl", [row | {"captions": None} for row in rows])
     with pytest.raises(InputError, match="neither captions nor tags"):
         evaluate(tiny_run.folder, tmp_path / "none.jsonl")
@@ -86,7 +91,7 @@ def test_rows_without_captions_have_no_count_ap(tiny, tiny_run, tmp_path):
     rows = [row | {"true_tags": None, "image": str(tiny / row["image"])} for row in iterate_rows(tiny / "scenes.jsonl")]
     rows[-1] |= {"captions": [], "tags": ["sky"]}
     write_manifest(tmp_path / "m.jsonl", rows)
-    metrics = evaluate(tiny_run.folder, tmp_path / "m.jsonl", allow_outside=True)
+    metrics = evaluate(tiny_run.folder, tmp_path / "m.jsonl", reading=Reading(allow_outside=True))
     assert metrics["count_mean_ap"] is None
     assert metrics["mean_ap"] is not None
 

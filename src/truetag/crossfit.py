@@ -78,13 +78,14 @@ def _folds(X: Any, y: Any, cv: Any, groups: Any) -> list[tuple[Int64[np.ndarray,
     if isinstance(cv, Integral):
         groups = None if groups is None else list(groups)
         num_units = len(np.unique(unit_numbers(len(rows), groups)))
-        if not 2 <= cv <= num_units:
+        if not 2 <= int(cv) <= num_units:
             kind = "examples" if groups is None else "groups"
             raise InputError(f"cv: expected from 2 folds up to the number of {kind}, {num_units}, got {cv}")
         fold_of_row = grouped_folds(len(rows), int(cv), torch.Generator().manual_seed(SEED), groups)
         folds = [(rows[fold_of_row != fold], rows[fold_of_row == fold]) for fold in range(int(cv))]
     else:
-        pairs = check_cv(cv).split(X, y, groups)
+        splitter: Any = check_cv(cv)
+        pairs = splitter.split(X, y, groups)
         folds = [(rows[train], rows[test]) for train, test in pairs]  # masks and lists count as rows too
     times = sum((np.bincount(test, minlength=len(rows)) for _, test in folds), np.zeros_like(rows))
     if len(odd := np.flatnonzero(times != 1)):

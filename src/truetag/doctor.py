@@ -9,8 +9,8 @@ import shutil
 import torch
 
 from truetag.data.vocabulary import SPACY_MODEL
+from truetag.media.digests import default_cache_folder
 from truetag.models.backbones import OFFLINE_BACKBONE, OFFLINE_PACKAGE
-from truetag.models.features import default_cache_folder
 
 
 def doctor() -> str:

@@ -214,7 +214,7 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
         """The settings to choose from, the plain ones first; a single one where nothing is left open."""
         if self.noise_model != "auto":
             make_noise_model(self.noise_model, 1, 1)  # refuses an unknown name
-        if self.q != "auto" and not (isinstance(self.q, Real) and 0 <= self.q <= 1):
+        if self.q != "auto" and not (isinstance(self.q, Real) and 0 <= float(self.q) <= 1):
             raise InputError(f"q: expected 'auto' or a number from 0 to 1, got {self.q!r}")
         given = {name: value for name, value in self.get_params().items() if value is not None}
         for name, least in (("epochs", 0), ("batch_size", 1), ("learning_rate", 0), ("weight_decay", 0)):

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Shaped
-from torch import Tensor, nn
+from torch import Tensor
 
 from truetag.data.labels import caption_counts, label_matrix
 from truetag.data.manifest import read_manifest
@@ -16,12 +16,11 @@ from truetag.evaluation.decisions import calibration_error, decision_scores
 from truetag.evaluation.ranking import average_precision, by_group, count_average_precision, mean_over_labels
 from truetag.io.files import write_json
 from truetag.io.terminal import tell
-from truetag.io.text import one_line
-from truetag.latent import observe
-from truetag.media.files import MAX_SKIPPED, write_skipped
-from truetag.noise_models import FeatureDependentNoise, FeatureIndependentNoise, SharedFeatureNoise
-from truetag.prediction.predict import predict_manifest
-from truetag.runs.folder import Run, open_run
+from truetag.media.files import Reading
+from truetag.noise_models import NoiseModel, observed_logits
+from truetag.prediction.inference import predict_manifest
+from truetag.runs.folder import open_run
+from truetag.runs.noise_model import load_noise_model
 
 Truth = Literal["captions", "tags", "true"]
 Metrics = dict[str, Any]
@@ -33,9 +32,7 @@ def evaluate(
     split: str | None = "test",
     truth: Truth | None = None,
     threshold: float = 0.5,
-    cache: Path | None = None,
-    max_skipped: float = MAX_SKIPPED,
-    allow_outside: bool = False,
+    reading: Reading = Reading(),
 ) -> Metrics:
     """Score a run and write RUN/metrics/MANIFEST-SPLIT.json.
 
@@ -46,9 +43,7 @@ def evaluate(
         truth: what counts as true: words of the captions, the tags, or the true captions and tags of a corrupted
             manifest; without it, `true` where rows have it, else captions, else tags.
         threshold: the probability from which a tag counts as predicted, for precision and recall.
-        cache: where features are cached; by default in the user's cache folder.
-        max_skipped: stop if more than this share of the photos cannot be used.
-        allow_outside: read photos that lie outside the manifest's media root.
+        reading: how photos and clips are read.
     """
     opened, content = open_run(run), read_manifest(manifest)
     part = None if split == "all" else split
@@ -56,21 +51,22 @@ def evaluate(
     truth = truth or _best_truth(rows)
     labels = label_matrix(rows, opened.vocabulary, truth)
     counts = _counts(rows, opened.vocabulary, truth)
-    logits, h, kept, skipped = predict_manifest(opened, content, part, cache, max_skipped, allow_outside)
+    logits, h, kept, skips = predict_manifest(opened, content, part, reading)
     labels = labels[kept]
     counts = None if counts is None else (counts[0][kept], counts[1][kept])
-    metrics: Metrics = {"split": split, "truth": truth, "num_examples": len(kept), "num_skipped": len(skipped)}
+    metrics: Metrics = {"split": split, "truth": truth, "num_examples": len(kept), "num_skipped": len(skips)}
     metrics |= score(logits, labels, counts, opened.vocabulary, threshold)
     noise_model = load_noise_model(opened)
     if noise_model is not None:
         with torch.inference_mode():
-            observed = score(observe(logits, noise_model(h)), labels, counts, opened.vocabulary, threshold)
+            p_observed = observed_logits(logits, h, noise_model)
+            observed = score(p_observed, labels, counts, opened.vocabulary, threshold)
             metrics["observed"] = {name: observed[name] for name in ("mean_ap", "count_mean_ap", "by_pos", "ece")}
             metrics["noise"] = learnt_rates(noise_model, h, opened.vocabulary)
     name = f"{manifest.stem}-{split or 'all'}"
     try:
         write_json(opened.folder / "metrics" / f"{name}.json", metrics)
-        write_skipped(opened.folder / "metrics" / f"{name}.json.skipped.jsonl", skipped, len(rows))
+        skips.write(opened.folder / "metrics" / f"{name}.json.skipped.jsonl")
     except OSError as error:  # the numbers are there, and are shown
         tell(f"cannot write {error.filename} ({error.strerror})")
     return metrics
@@ -107,26 +103,8 @@ def score(
     }
 
 
-def load_noise_model(run: Run) -> nn.Module | None:
-    """The noise model of a run in evaluation mode; None where it has none."""
-    if not run.has_state("noise_model"):
-        return None
-    state = run.load_state("noise_model")
-    num_labels = len(run.vocabulary)
-    if "weights" in state:
-        of_model = FeatureDependentNoise if state["weights"].ndim == 4 else SharedFeatureNoise
-        noise_model: nn.Module = of_model(state["weights"].shape[-1], num_labels)
-    else:
-        noise_model = FeatureIndependentNoise(num_labels)
-    try:
-        noise_model.load_state_dict(state)
-    except RuntimeError as error:
-        raise InputError(f"{run.folder / 'noise_model.safetensors'}: is not of this run ({one_line(error)})") from None
-    return noise_model.eval()
-
-
 @torch.no_grad()
-def learnt_rates(noise_model: nn.Module, h: Float[Tensor, "N D"], vocabulary: Vocabulary) -> Metrics:
+def learnt_rates(noise_model: NoiseModel, h: Float[Tensor, "N D"], vocabulary: Vocabulary) -> Metrics:
     """Missing and incorrect rate of each word, for a feature-dependent model the mean over the photos."""
     rates = {}
     for name in ("missing_rate", "incorrect_rate"):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 SGD_MOMENTUM = 0.9
 WARMUP = 0.1
@@ -62,7 +62,7 @@ def step_sizes(
     if weight_decay is None:
         weight_decay = _REFERENCE_RATE / max(learning_rate, _LOWEST_RATE_FOR_DECAY)
     if dropout is None:
-        dropout = _REFERENCE_DROPOUT * min(share, 1) ** 0.5
+        dropout = _REFERENCE_DROPOUT * math.sqrt(min(share, 1))
     return StepSizes(learning_rate, weight_decay, dropout)
 
 
@@ -83,7 +83,7 @@ def parameter_groups(parameters: Iterable[Tensor], learning_rate: float, weight_
 
 
 def make_optimiser(
-    groups: Sequence[dict[str, Any]], modules: Iterable[nn.Module], kind: Literal["adamw", "sgd"] = "adamw"
+    groups: Sequence[dict[str, Any]], modules: Iterable[Any], kind: Literal["adamw", "sgd"] = "adamw"
 ) -> torch.optim.Optimizer:
     """An optimiser of all trainable parameters of `modules`.
 

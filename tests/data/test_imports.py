@@ -9,6 +9,7 @@ from truetag.data.bags import read_bags
 from truetag.data.imports import import_captions, import_tags
 from truetag.data.manifest import iterate_rows, read_manifest
 from truetag.errors import InputError
+from truetag.media.files import Reading
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def test_unusable_photos_are_left_out_and_listed(folder, capsys):
     assert summary.num_rows == 4
     assert [entry.id for entry in summary.skipped] == list(skipped(folder))
     assert "4 of 8 photos cannot be used (2 x leads outside" in capsys.readouterr().err
-    assert len(read_bags(read_manifest(folder / "m.jsonl"))[0]) == 4
+    assert len(read_bags(read_manifest(folder / "m.jsonl"))) == 4
 
 
 def test_photos_elsewhere_are_taken_if_that_is_allowed(folder):
@@ -51,7 +52,7 @@ def test_photos_elsewhere_are_taken_if_that_is_allowed(folder):
     assert skipped(folder).keys() == {"half.png", "none.png"}
     with pytest.raises(InputError, match=r"'\.\./outside\.png' .* leads out of the media root .* --allow-outside"):
         read_bags(read_manifest(folder / "m.jsonl"))
-    assert len(read_bags(read_manifest(folder / "m.jsonl"), allow_outside=True)[0]) == 6
+    assert len(read_bags(read_manifest(folder / "m.jsonl"), reading=Reading(allow_outside=True))) == 6
 
 
 def test_without_decoding_only_the_files_are_looked_for(folder):
@@ -64,7 +65,7 @@ def test_too_many_unusable_photos_stop_the_import(folder):
     with pytest.raises(InputError, match=r"more than the share 0\.4 of 8 photos cannot be used: 2 x leads outside"):
         import_tags(folder / "t.csv", folder / "photos", folder / "m.jsonl", max_skipped=0.4)
     assert not (folder / "m.jsonl").exists()
-    with pytest.raises(InputError, match="max_skipped must be"):
+    with pytest.raises(InputError, match="max_skipped: expected a share between 0 and 1, got 2"):
         import_tags(folder / "t.csv", folder / "photos", folder / "m.jsonl", max_skipped=2.0)
 
 

@@ -36,8 +36,8 @@ def test_what_is_written_is_read(tmp_path_factory, suffix, rows):
 def test_paths_are_relative_to_the_media_root_or_the_manifest(tmp_path):
     write_manifest(tmp_path / "a.jsonl", [{"id": "1", "image": "x.jpg"}], {"media_root": "photos"})
     write_manifest(tmp_path / "b.jsonl", [{"id": "1", "image": "x.jpg"}])
-    assert read_bags(read_manifest(tmp_path / "a.jsonl"))[0].sources == [tmp_path / "photos" / "x.jpg"]
-    assert read_bags(read_manifest(tmp_path / "b.jsonl"))[0].sources == [tmp_path / "x.jpg"]
+    assert read_bags(read_manifest(tmp_path / "a.jsonl")).paths == [tmp_path / "photos" / "x.jpg"]
+    assert read_bags(read_manifest(tmp_path / "b.jsonl")).paths == [tmp_path / "x.jpg"]
 
 
 def test_a_changed_file_is_read_again(tmp_path):

@@ -78,7 +78,7 @@ def test_the_whole_tree_can_be_moved(tmp_path: Path) -> None:
     shutil.move(tmp_path / "tree", tmp_path / "elsewhere")
     manifest = read_manifest(tmp_path / "elsewhere" / "lists" / "m.parquet")
     assert manifest.header == {"media_root": "../photos"}
-    assert read_bags(manifest)[0].sources[0].is_file()
+    assert read_bags(manifest).paths[0].is_file()
 
 
 def test_missing_photos_are_counted_listed_and_written(tmp_path: Path) -> None:

@@ -36,9 +36,7 @@ def test_the_manifest_loads_and_its_photos_decode(drawn: Path) -> None:
     manifest = read_manifest(drawn)
     assert Counter(manifest.rows["split"]) == {"train": 500, "validation": 20, "test": 30}
     assert len(set(manifest.rows["id"])) == 550
-    for row, path in zip(
-        manifest.in_split("test"), read_bags(manifest, manifest.in_split("test"))[0].sources, strict=True
-    ):
+    for row, path in zip(manifest.in_split("test"), read_bags(manifest, manifest.in_split("test")).paths, strict=True):
         with Image.open(path) as photo:
             assert np.asarray(photo).shape == (16, 16, 3)
         assert len(row["captions"]) == 5

@@ -140,7 +140,7 @@ def outcome(work: Path) -> dict[str, bytes | str]:
         if path.name == "history.jsonl":
             records = [json.loads(line) for line in path.read_text().splitlines()]
             found[name] = json.dumps([{**record, "seconds": 0} for record in records])
-        elif path.name not in ("log.txt", "lock", "files.txt") and "tensorboard" not in name:
+        elif path.name not in ("log.txt", "lock", "lock.holder", "files.txt") and "tensorboard" not in name:
             found[name] = path.read_bytes()
     return found
 

@@ -10,7 +10,7 @@ import torch
 from truetag.data.bags import read_bags
 from truetag.data.manifest import read_manifest
 from truetag.errors import InputError
-from truetag.media.files import Photos
+from truetag.media.files import MediaFiles, SkipList
 from truetag.media.photos import read_photo
 from truetag.models import features
 from truetag.models.backbones import digest_weights, load_backbone
@@ -24,7 +24,7 @@ def network(tiny):
     backbone, preprocessing = load_backbone("test_resnet", "none", 32)
     classifier = Classifier(backbone, backbone.num_features, 3)
     spec = feature_spec(classifier, "test_resnet", digest_weights(backbone), preprocessing)
-    return classifier, spec, read_bags(read_manifest(tiny / "scenes.jsonl"))[0].sources
+    return classifier, spec, read_bags(read_manifest(tiny / "scenes.jsonl")).paths
 
 
 def count_extractions(monkeypatch):
@@ -37,7 +37,7 @@ def count_extractions(monkeypatch):
 
 
 def named(paths):
-    return Photos([path.name for path in paths], paths, [None] * len(paths))
+    return MediaFiles([path.name for path in paths], paths, [None] * len(paths))
 
 
 def direct(classifier, spec, paths):
@@ -48,19 +48,20 @@ def direct(classifier, spec, paths):
 
 def test_features_are_those_of_the_backbone(network, tmp_path):
     classifier, spec, paths = network
-    cached = cached_features(named(paths), classifier, spec, tmp_path)
+    skips = SkipList()
+    cached = cached_features(named(paths), classifier, spec, skips, tmp_path)
     expected = direct(classifier, spec, paths)
     np.testing.assert_allclose(cached.array[cached.rows], expected, atol=1e-5)
-    assert not cached.skipped
+    assert not len(skips)
 
 
 def test_second_use_computes_nothing_and_new_photos_only_themselves(network, tmp_path, monkeypatch):
     classifier, spec, paths = network
-    cached_features(named(paths[:10]), classifier, spec, tmp_path)
+    cached_features(named(paths[:10]), classifier, spec, SkipList(), tmp_path)
     calls = count_extractions(monkeypatch)
-    cached_features(named(paths[:10]), classifier, spec, tmp_path)
+    cached_features(named(paths[:10]), classifier, spec, SkipList(), tmp_path)
     assert calls == []
-    cached_features(named(paths[5:14]), classifier, spec, tmp_path)
+    cached_features(named(paths[5:14]), classifier, spec, SkipList(), tmp_path)
     assert calls == paths[10:14]
 
 
@@ -69,10 +70,10 @@ def test_a_changed_photo_is_computed_again_even_if_its_times_are_put_back(networ
     photo, other = tmp_path / "a.jpg", paths[1]
     photo.write_bytes(paths[0].read_bytes())
     status = photo.stat()
-    before = cached_features(named([photo]), classifier, spec, tmp_path)
+    before = cached_features(named([photo]), classifier, spec, SkipList(), tmp_path)
     photo.write_bytes(other.read_bytes())
     os.utime(photo, ns=(status.st_atime_ns, status.st_mtime_ns))
-    after = cached_features(named([photo]), classifier, spec, tmp_path)
+    after = cached_features(named([photo]), classifier, spec, SkipList(), tmp_path)
     np.testing.assert_allclose(after.array[after.rows], direct(classifier, spec, [other]), atol=1e-5)
     assert not np.allclose(after.array[after.rows], before.array[before.rows])
 
@@ -93,35 +94,49 @@ def test_other_weights_or_resolution_are_another_cache(network, tmp_path):
 @pytest.mark.parametrize("cut", ["features.bin", "batches.jsonl"])
 def test_a_half_written_end_is_cut_off_and_computed_again(network, tmp_path, cut):
     classifier, spec, paths = network
-    whole = cached_features(named(paths[:8]), classifier, spec, tmp_path)
+    whole = cached_features(named(paths[:8]), classifier, spec, SkipList(), tmp_path)
     expected = np.array(whole.array[whole.rows])
     path = tmp_path / "features" / spec.fingerprint() / cut
     os.truncate(path, path.stat().st_size - 7)
-    again = cached_features(named(paths[:8]), classifier, spec, tmp_path)
+    again = cached_features(named(paths[:8]), classifier, spec, SkipList(), tmp_path)
     np.testing.assert_allclose(again.array[again.rows], expected, atol=1e-6)
 
 
 def test_a_torn_memo_is_mended(network, tmp_path):
     classifier, spec, paths = network
-    cached_features(named(paths[:4]), classifier, spec, tmp_path)
+    cached_features(named(paths[:4]), classifier, spec, SkipList(), tmp_path)
     memo = tmp_path / "features" / spec.fingerprint() / "files.txt"
     memo.write_text(memo.read_text() + '["/some/photo.jpg", "12 3')
     for _ in range(2):
-        assert not cached_features(named(paths[:6]), classifier, spec, tmp_path).skipped
+        skips = SkipList()
+        cached = cached_features(named(paths[:6]), classifier, spec, skips, tmp_path)
+        assert (cached.rows >= 0).all()
+        assert not len(skips)
 
 
 def test_unusable_files_are_skipped_with_their_reasons(network, tmp_path):
     classifier, spec, paths = network
     broken, missing = tmp_path / "broken.jpg", tmp_path / "missing.jpg"
     broken.write_bytes(b"not a photo")
-    cached = cached_features(named([paths[0], broken, missing, paths[1]]), classifier, spec, tmp_path)
-    assert (cached.rows >= 0).tolist() == [True, False, False, True]
-    assert [skip.path for skip in cached.skipped] == [broken, missing]
-    assert [skip.reason.partition(",")[0] for skip in cached.skipped] == ["not a photo of a known kind", "no such file"]
+    for _ in range(2):  # computed, then from the cache
+        skips = SkipList(0.5, 4)
+        cached = cached_features(named([paths[0], broken, missing, paths[1]]), classifier, spec, skips, tmp_path)
+        assert (cached.rows >= 0).tolist() == [True, False, False, True]
+        reasons = {entry.path: entry.reason.partition(",")[0] for entry in skips}
+        assert reasons == {broken: "not a photo of a known kind", missing: "no such file"}
+
+
+def test_too_many_unusable_files_stop_the_extraction(network, tmp_path):
+    classifier, spec, paths = network
+    (tmp_path / "broken.jpg").write_bytes(b"not a photo")
+    photos = named([*paths[:3], tmp_path / "broken.jpg"])
+    for _ in range(2):  # computed, then from the cache
+        with pytest.raises(InputError, match=r"more than the share 0\.2 of 4 photos cannot be used: 1 x not a photo"):
+            cached_features(photos, classifier, spec, SkipList(0.2, 4), tmp_path)
 
 
 def test_a_disk_that_is_too_small_is_said_before_the_start(network, tmp_path, monkeypatch):
     classifier, spec, paths = network
     monkeypatch.setattr(features.shutil, "disk_usage", lambda path: SimpleNamespace(free=10))
     with pytest.raises(InputError, match=r"need 0\.1 MB"):
-        cached_features(named(paths), classifier, spec, tmp_path)
+        cached_features(named(paths), classifier, spec, SkipList(), tmp_path)

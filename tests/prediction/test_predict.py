@@ -13,7 +13,9 @@ import torch
 from truetag.data.manifest import read_manifest
 from truetag.errors import InputError
 from truetag.media.photos import read_photo
-from truetag.prediction.predict import load_classifier, predict, predict_manifest
+from truetag.models.building import load_classifier
+from truetag.prediction.inference import predict_manifest
+from truetag.prediction.predict import predict
 
 
 def test_tags_are_the_classifiers_probabilities(tiny, tiny_run, tmp_path):
@@ -106,11 +108,11 @@ def test_mistakes_are_named(tiny, tiny_run, tmp_path, arguments, message):
 
 def test_a_frozen_run_predicts_the_same_from_cache_and_from_photos(tiny, tiny_run):
     manifest = read_manifest(tiny / "scenes.jsonl")
-    logits, h, kept, skipped = predict_manifest(tiny_run, manifest, "test")
-    assert kept == list(range(16))
-    assert skipped == []
-    assert h.shape == (16, load_classifier(tiny_run).head.in_features)
-    assert logits.shape == (16, len(tiny_run.vocabulary))
+    prediction = predict_manifest(tiny_run, manifest, "test")
+    assert prediction.rows == list(range(16))
+    assert len(prediction.skips) == 0
+    assert prediction.features.shape == (16, load_classifier(tiny_run).head.in_features)
+    assert prediction.logits.shape == (16, len(tiny_run.vocabulary))
 
 
 def test_prediction_never_loads_the_noise_model():

@@ -34,7 +34,7 @@ def test_a_tag_is_bright_where_it_is_seen(classifier, tmp_path):
     pixels[:32, :32, 0] = pixels[32:, 32:, 2] = 255  # red above left, blue below right
     path = tmp_path / "a.png"
     Image.fromarray(pixels).save(path)
-    bags, _ = bags_of_files(["deep/a.png"], [path])
+    bags = bags_of_files(["deep/a.png"], [path])
     rows = [{"id": "deep/a.png", "path": str(path), "tags": ["the", "red", "blue"], "probabilities": [1.0, 0.9, 0.8]}]
     preprocessing = Preprocessing(32, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     vocabulary = Vocabulary(("red", "blue", "the"), ("JJ", "JJ", "DT"), (1, 1, 1))
@@ -58,8 +58,8 @@ def test_predict_draws_photos_and_passes_over_broken_ones(tiny, tiny_run, tmp_pa
 
 def test_bags_of_several_inputs_are_joined(tiny):
     photos = sorted((tiny / "photos").glob("test-*.jpg"))[:3]
-    first, _ = bags_of_files(["a"], photos[:1])
-    rest, _ = bags_of_files(["b", "c"], photos[1:])
+    first = bags_of_files(["a"], photos[:1])
+    rest = bags_of_files(["b", "c"], photos[1:])
     bags = join_bags([first, rest])
     assert bags.ids == ["a", "b", "c"]
     assert bags.frames.paths == photos

@@ -5,6 +5,7 @@ import torch
 
 from truetag.data.batches import FeatureBags
 from truetag.data.vocabulary import Vocabulary
+from truetag.media.files import SkipList
 from truetag.training.preparation import TrainingData, count_labels, warn_of_labels
 
 
@@ -46,7 +47,7 @@ def test_the_digest_changes_with_rows_labels_and_source():
         labels = torch.tensor([[value], [0]], dtype=torch.int8)
         features = torch.zeros(2, 1, 3).numpy()
         bags = FeatureBags(features, np.arange(2), np.arange(3), labels, list(ids))
-        return TrainingData(bags, bags, source, 4, 0.5).digest()
+        return TrainingData(bags, bags, source, SkipList()).digest()
 
     assert data() == data()
     assert len({data(), data(ids="ac"), data(value=-1), data(source="cache")}) == 4

@@ -11,12 +11,13 @@ from truetag.data.labels import observed_labels, source_words
 from truetag.data.manifest import iterate_rows, read_manifest, write_manifest
 from truetag.data.vocabulary import read_vocabulary
 from truetag.errors import InputError
-from truetag.evaluate import load_noise_model
 from truetag.io.tensors import read_tensors
 from truetag.label_noise.heads import HeadSettings
 from truetag.label_noise.selection import Choice
 from truetag.label_noise.validity import naming_shares
+from truetag.media.files import Reading
 from truetag.runs.folder import open_run
+from truetag.runs.noise_model import load_noise_model
 from truetag.training import stage as fitting
 from truetag.training.recipes import recipe
 from truetag.training.train import train
@@ -46,7 +47,7 @@ def learnt(folder):
 
 
 def test_best_says_what_it_chose_and_why(tiny, config, tmp_path, capsys):
-    run = train(config, tiny / "swapped.jsonl", tiny / "vocabulary.tsv", tmp_path / "run", cache=tmp_path)
+    run = train(config, tiny / "swapped.jsonl", tiny / "vocabulary.tsv", tmp_path / "run", reading=Reading(tmp_path))
     said = capsys.readouterr().err
     assert "captions belong where they are" in said
     assert "chosen: " in said
@@ -65,7 +66,13 @@ def test_the_truth_is_never_looked_at(tiny, config, tmp_path):
     planted = tmp_path / "planted.jsonl"
     write_manifest(planted, rows, {"media_root": str(tiny)})
     runs = [
-        train(config, manifest, tiny / "vocabulary.tsv", tmp_path / name, cache=tmp_path / "cache", allow_outside=True)
+        train(
+            config,
+            manifest,
+            tiny / "vocabulary.tsv",
+            tmp_path / name,
+            reading=Reading(tmp_path / "cache", allow_outside=True),
+        )
         for name, manifest in (("a", tiny / "swapped.jsonl"), ("b", planted))
     ]
     ours, theirs = (learnt(run.folder) for run in runs)
@@ -76,7 +83,7 @@ def test_the_truth_is_never_looked_at(tiny, config, tmp_path):
 
 def test_a_run_that_goes_on_has_the_same_targets(tiny, config, tmp_path, monkeypatch):
     arguments = (tiny / "swapped.jsonl", tiny / "vocabulary.tsv")
-    whole = train(config, *arguments, tmp_path / "whole", cache=tmp_path)
+    whole = train(config, *arguments, tmp_path / "whole", reading=Reading(tmp_path))
     steps = []
     original = fitting.q_likelihood
 
@@ -88,17 +95,17 @@ def test_a_run_that_goes_on_has_the_same_targets(tiny, config, tmp_path, monkeyp
 
     monkeypatch.setattr(fitting, "q_likelihood", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        train(replace(config, checkpoint_seconds=0.0), *arguments, tmp_path / "run", cache=tmp_path)
+        train(replace(config, checkpoint_seconds=0.0), *arguments, tmp_path / "run", reading=Reading(tmp_path))
     monkeypatch.undo()
     monkeypatch.setattr("truetag.training.targets.learn_from_features", None)  # it is not learnt again
-    run = train(config, *arguments, tmp_path / "run", cache=tmp_path, resume=True)
+    run = train(config, *arguments, tmp_path / "run", reading=Reading(tmp_path), resume=True)
     for name in ("targets", "classifier"):
         ours, theirs = run.load_state(name), whole.load_state(name)
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
 def test_tags_are_taken_as_they_are(tagged, config, tmp_path):
-    run = train(config, *tagged, tmp_path / "run", cache=tmp_path, allow_outside=True)
+    run = train(config, *tagged, tmp_path / "run", reading=Reading(tmp_path, allow_outside=True))
     assert "validity" not in learnt(run.folder)[0]
 
 
@@ -106,7 +113,7 @@ def test_where_held_out_tags_say_so_labels_become_their_posterior(tagged, config
     """Nobody's captions to weigh: relabelled, trained without a noise model, and the rates are kept beside it."""
     chosen = HeadSettings(noise_model="fi", q=0.6, relabel=True)
     monkeypatch.setattr("truetag.training.targets.choose", lambda *_, **__: Choice(chosen, {}, "as the test says"))
-    arguments = {"cache": tmp_path, "allow_outside": True}
+    arguments = {"reading": Reading(tmp_path, allow_outside=True)}
     run = train(config, *tagged, tmp_path / "run", **arguments)
     state, note = learnt(run.folder)
     assert note["chosen"] == {"noise_model": "none", "q": 0.4}

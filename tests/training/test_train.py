@@ -11,9 +11,10 @@ from safetensors.torch import load_file
 
 from truetag.data.manifest import iterate_rows, write_manifest
 from truetag.errors import InputError
-from truetag.evaluate import load_noise_model
+from truetag.media.files import Reading
 from truetag.runs.config import TrainConfig, config_from_dict
 from truetag.runs.folder import open_run
+from truetag.runs.noise_model import load_noise_model
 from truetag.training.recipes import recipe
 from truetag.training.train import train
 
@@ -89,7 +90,13 @@ def test_wrong_true_tags_change_nothing(tiny, tiny_config, tiny_run, tmp_path):
         for row in iterate_rows(tiny / "swapped.jsonl")
     ]
     write_manifest(tmp_path / "lies.jsonl", rows)
-    run = train(tiny_config, tmp_path / "lies.jsonl", tiny / "vocabulary.tsv", tmp_path / "run", allow_outside=True)
+    run = train(
+        tiny_config,
+        tmp_path / "lies.jsonl",
+        tiny / "vocabulary.tsv",
+        tmp_path / "run",
+        reading=Reading(allow_outside=True),
+    )
     assert_same(states(tiny_run.folder), states(run.folder))
 
 
@@ -103,10 +110,10 @@ def test_a_broken_photo_trains_nothing_and_ends_nothing(tiny, tiny_config, tmp_p
         tmp_path / "m.jsonl",
         tiny / "vocabulary.tsv",
         tmp_path / "a",
-        allow_outside=True,
+        reading=Reading(allow_outside=True),
     )
     frozen = replace(tiny_config, freeze_backbone=True, stage2_epochs=0, noise_model="none")
-    train(frozen, tmp_path / "m.jsonl", tiny / "vocabulary.tsv", tmp_path / "b", allow_outside=True)
+    train(frozen, tmp_path / "m.jsonl", tiny / "vocabulary.tsv", tmp_path / "b", reading=Reading(allow_outside=True))
     for name in ("a", "b"):
         (line,) = (tmp_path / name / "skipped.jsonl").read_text().splitlines()
         assert json.loads(line)["path"] == str(tmp_path / "broken.jpg")
@@ -142,7 +149,9 @@ def test_validation_is_cut_from_train_where_there_is_none(tiny, tiny_config, tmp
     rows = [row | {"image": str(tiny / row["image"]), "split": None} for row in iterate_rows(tiny / "swapped.jsonl")]
     write_manifest(tmp_path / "m.jsonl", rows)
     config = replace(tiny_config, stage1_epochs=1, stage2_epochs=0, noise_model="none", validation_fraction=0.25)
-    assert train(config, tmp_path / "m.jsonl", tiny / "vocabulary.tsv", tmp_path / "run", allow_outside=True).history()
+    assert train(
+        config, tmp_path / "m.jsonl", tiny / "vocabulary.tsv", tmp_path / "run", reading=Reading(allow_outside=True)
+    ).history()
 
 
 def test_sgd_and_the_papers_summed_loss(tiny, tiny_config, tmp_path):

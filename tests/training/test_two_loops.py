@@ -98,4 +98,3 @@ def test_both_loops_reach_the_same_mean_ap(scenes, tmp_path, name):
     assert aps[0] == pytest.approx(aps[1], abs=0.02)
     both = torch.stack([in_memory.flatten(), with_checkpoints.flatten()]).double()
     assert torch.corrcoef(both)[0, 1] > 0.98
-

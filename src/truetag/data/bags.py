@@ -1,9 +1,10 @@
-"""Bags of photos as files: the frames of each row of a manifest, or of each file, before any of them is read."""
+"""Bags of photos as files: the frames of each row of a manifest, or of each file, before any of them is decoded."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import datasets
 import numpy as np
@@ -12,19 +13,21 @@ from jaxtyping import Bool, Int64
 from truetag.data.manifest import Manifest
 from truetag.errors import InputError
 from truetag.io.text import shown
-from truetag.media.clips import CLIP_SUFFIXES
-from truetag.media.files import Photos, Skipped
+from truetag.media.clips import CLIP_SUFFIXES, NUM_FRAMES
+from truetag.media.files import MediaFiles, Reading, SkipList
 from truetag.media.frame_cache import cached_frames
 
 
 @dataclass(frozen=True)
 class MediaBags:
-    """N bags: bag i is `ids[i]`, comes from `sources[i]`, and has the frames `starts[i]` to `starts[i + 1]`."""
+    """N bags of F frames in total; the frames of all bags stand in one list, one bag after the other."""
 
     ids: Sequence[str]
-    sources: Sequence[Path]
-    frames: Photos
+    paths: Sequence[Path]
+    """The photo or clip that each bag comes from; the first photo of a bag that lists several."""
+    frames: MediaFiles
     starts: Int64[np.ndarray, "S"]
+    """Bag i has the frames `starts[i]` to `starts[i + 1]`; a bag may be empty."""
 
     def __len__(self) -> int:
         """N."""
@@ -32,120 +35,162 @@ class MediaBags:
 
     @property
     def lengths(self) -> Int64[np.ndarray, "N"]:
-        """How many frames each bag has."""
+        """The number of frames in each bag."""
         return np.diff(self.starts)
 
-    def select(self, positions: Sequence[int]) -> "MediaBags":
-        """Some of the bags, in the order of `positions`."""
-        frames = [frame for i in positions for frame in range(self.starts[i], self.starts[i + 1])]
-        lengths = self.lengths[np.asarray(positions, dtype=np.int64)]
-        ids, sources = [self.ids[i] for i in positions], [self.sources[i] for i in positions]
-        return MediaBags(ids, sources, self.frames.select(frames), starts_of(lengths))
+    def frames_of(self, index: int) -> range:
+        """The indices of the frames of one bag."""
+        return range(int(self.starts[index]), int(self.starts[index + 1]))
+
+    def select(self, indices: Sequence[int]) -> "MediaBags":
+        """Some of the bags, in the order of `indices`."""
+        return MediaBags(
+            [self.ids[i] for i in indices],
+            [self.paths[i] for i in indices],
+            self.frames.select(frame for i in indices for frame in self.frames_of(i)),
+            starts_of(self.lengths[np.asarray(indices, dtype=np.int64)]),
+        )
 
     def keep_frames(self, usable: Bool[np.ndarray, "F"]) -> tuple["MediaBags", list[int]]:
-        """The bags with their usable frames alone, and the positions of those bags that have any."""
-        before = np.concatenate([[0], np.cumsum(usable)])
-        lengths = before[self.starts[1:]] - before[self.starts[:-1]]
-        kept = np.flatnonzero(lengths).tolist()
-        frames = self.frames.select(np.flatnonzero(usable).tolist())
-        ids, sources = [self.ids[i] for i in kept], [self.sources[i] for i in kept]
-        return MediaBags(ids, sources, frames, starts_of(lengths[kept])), kept
+        """Drop the frames that cannot be used, and the bags that are left without any.
+
+        Returns:
+            The bags that are left, and their indices among all bags.
+        """
+        num_usable_before = np.concatenate([[0], np.cumsum(usable)])  # [F + 1]: before each frame, and in total
+        lengths = np.diff(num_usable_before[self.starts])  # [N]: usable frames in each bag
+        indices = np.flatnonzero(lengths).tolist()
+        bags = MediaBags(
+            [self.ids[i] for i in indices],
+            [self.paths[i] for i in indices],
+            self.frames.select(np.flatnonzero(usable).tolist()),
+            starts_of(lengths[indices]),
+        )
+        return bags, indices
 
     def each_frame(self) -> "MediaBags":
         """Every frame as a bag of its own."""
-        bag_of = np.repeat(np.arange(len(self)), self.lengths)
-        numbers = np.arange(len(bag_of)) - self.starts[bag_of]
+        bag_of = np.repeat(np.arange(len(self)), self.lengths)  # [F]
+        numbers = np.arange(len(bag_of)) - self.starts[bag_of]  # [F]: counted within the bag
         ids = [f"{self.ids[bag]}#{number}" for bag, number in zip(bag_of.tolist(), numbers.tolist(), strict=True)]
         return MediaBags(ids, self.frames.paths, self.frames, np.arange(len(bag_of) + 1))
+
+
+class _Item(NamedTuple):
+    """A bag by the files that are given for it: photos, or one clip."""
+
+    id: str
+    files: list[Path]
+    is_clip: bool
 
 
 def read_bags(
     manifest: Manifest,
     rows: datasets.Dataset | None = None,
-    *,
-    allow_outside: bool = False,
-    num_frames: int = 26,
-    cache: Path | None = None,
-    max_skipped: float = 1.0,
-) -> tuple[MediaBags, list[Skipped]]:
-    """The photos of some rows of a manifest. Clips become frames on disk; one that cannot be used is without frames.
+    reading: Reading = Reading(),
+    skips: SkipList | None = None,
+    num_frames: int = NUM_FRAMES,
+) -> MediaBags:
+    """The photos of some rows of a manifest; clips become frames on disk.
 
     Args:
-        manifest: where the rows are from.
+        manifest: the manifest that the rows belong to.
         rows: some of its rows; None for all.
-        allow_outside: take files that lie outside the media root.
-        num_frames: frames of a clip.
-        cache: where the frames of clips are kept; by default in the user's cache folder.
-        max_skipped: stop if more than this share of the clips cannot be used.
+        reading: where frames are cached, and whether files may lie outside the media root.
+        skips: expects the files of the rows and gets the clips that cannot be used, whose bags are empty. Without it,
+            nothing but the limit of `reading` shows that clips cannot be used.
+        num_frames: frames per clip.
 
     Raises:
-        InputError: a row has cached features alone, a path leads out of the media root, or too many clips are broken.
+        InputError: a row names no photos, a path leads out of the media root, or too many clips cannot be used.
     """
     columns = (manifest.rows if rows is None else rows).select_columns(["id", "image", "frames", "video"])
-    ids = columns["id"][:]
-    images, lists, videos = (columns[name][:] for name in ("image", "frames", "video"))
-    files: list[list[Path]] = []
-    for name, image, frames, video in zip(ids, images, lists, videos, strict=True):
+    values = (columns[name][:] for name in ("id", "image", "frames", "video"))
+    items = []
+    for name, image, frames, video in zip(*values, strict=True):
         listed = [image] if image else [video] if video else frames or []
         if not listed:
             raise InputError(f"{manifest.path}: row {shown(name)} has no photos; rows of features are not read yet")
-        files.append([manifest.media_path(name, path, allow_outside) for path in listed])
-    root = None if allow_outside else manifest.media_root.resolve()
-    is_clip = [bool(video) for video in videos]
-    return _with_clips(ids, files, is_clip, root, num_frames, cache, max_skipped)
+        files = [manifest.media_path(name, path, reading.allow_outside) for path in listed]
+        items.append(_Item(name, files, is_clip=bool(video)))
+    skips = SkipList(reading.max_skipped) if skips is None else skips
+    return _cut_clips(items, reading.fence(manifest.media_root), reading.cache, skips, num_frames)
 
 
 def bags_of_files(
-    ids: Sequence[str], files: Sequence[Path], num_frames: int = 26, cache: Path | None = None, max_skipped: float = 1.0
-) -> tuple[MediaBags, list[Skipped]]:
-    """Each photo or clip as a bag; which it is its suffix tells."""
-    is_clip = [path.suffix.lower() in CLIP_SUFFIXES for path in files]
-    return _with_clips(ids, [[path] for path in files], is_clip, None, num_frames, cache, max_skipped)
+    ids: Sequence[str],
+    files: Sequence[Path],
+    reading: Reading = Reading(),
+    skips: SkipList | None = None,
+    num_frames: int = NUM_FRAMES,
+) -> MediaBags:
+    """Each photo or clip as a bag; the suffix decides which of the two a file is.
+
+    Args:
+        ids: the ids of the bags.
+        files: the file of each bag.
+        reading: where frames are cached; these files may lie anywhere.
+        skips: as in `read_bags`.
+        num_frames: frames per clip.
+
+    Raises:
+        InputError: too many clips cannot be used.
+    """
+    items = [_Item(name, [path], path.suffix.lower() in CLIP_SUFFIXES) for name, path in zip(ids, files, strict=True)]
+    skips = SkipList(reading.max_skipped) if skips is None else skips
+    return _cut_clips(items, None, reading.cache, skips, num_frames)
 
 
 def join_bags(parts: Sequence[MediaBags]) -> MediaBags:
-    """The bags of several lists, one list behind the other."""
+    """The bags of several lists, one list after the other."""
     lengths = np.concatenate([np.zeros(0, dtype=np.int64), *(part.lengths for part in parts)])
     return MediaBags(
         _chain(part.ids for part in parts),
-        _chain(part.sources for part in parts),
-        Photos(*(_chain(getattr(part.frames, name) for part in parts) for name in ("ids", "paths", "roots"))),
+        _chain(part.paths for part in parts),
+        MediaFiles(
+            _chain(part.frames.ids for part in parts),
+            _chain(part.frames.paths for part in parts),
+            _chain(part.frames.roots for part in parts),
+        ),
         starts_of(lengths),
     )
 
 
 def starts_of(lengths: Int64[np.ndarray, "N"]) -> Int64[np.ndarray, "S"]:
-    """Where bags of these lengths start, one behind the other, and where the last ends."""
+    """Where bags of these lengths start if one follows the other, and where the last one ends."""
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
-def _with_clips(
-    ids: Sequence[str],
-    files: list[list[Path]],
-    is_clip: Sequence[bool],
-    root: Path | None,
-    num_frames: int,
-    cache: Path | None,
-    max_skipped: float,
-) -> tuple[MediaBags, list[Skipped]]:
-    """Bags of these photos, where clips are replaced by their frames."""
-    sources = [paths[0] for paths in files]
-    roots = [root] * len(files)
-    clips = [position for position, clip in enumerate(is_clip) if clip]
-    skipped: list[Skipped] = []
+def _cut_clips(
+    items: Sequence[_Item], root: Path | None, cache: Path | None, skips: SkipList, num_frames: int
+) -> MediaBags:
+    """Bags of photos: the given ones, and the frames of the clips.
+
+    Args:
+        items: what is given for each bag.
+        root: the folder that the given files must lie in; None for any.
+        cache: the folder of all caches.
+        skips: expects the given files and gets the clips that cannot be used.
+        num_frames: frames per clip.
+
+    Raises:
+        InputError: too many clips cannot be used.
+    """
+    skips.expect(sum(len(item.files) for item in items))
+    clips = [item for item in items if item.is_clip]
+    frames_of_clips = iter(())
     if clips:
-        named = Photos([ids[i] for i in clips], [sources[i] for i in clips], [root] * len(clips))
-        found = cached_frames(named, cache, num_frames, max_skipped)
-        skipped = found.skipped
-        for position, paths in zip(clips, found.paths, strict=True):
-            files[position], roots[position] = paths, None  # the cache is ours
-    lengths = np.array([len(paths) for paths in files], dtype=np.int64)
-    frames = Photos(
-        [name for name, paths in zip(ids, files, strict=True) for _ in paths],
-        _chain(files),
-        [fence for fence, paths in zip(roots, files, strict=True) for _ in paths],
+        files = MediaFiles([clip.id for clip in clips], [clip.files[0] for clip in clips], [root] * len(clips))
+        frames_of_clips = iter(cached_frames(files, skips, cache, num_frames))
+    photos = [next(frames_of_clips) if item.is_clip else item.files for item in items]
+    frames = MediaFiles(
+        [item.id for item, paths in zip(items, photos, strict=True) for _ in paths],
+        _chain(photos),
+        # the cache is ours, so the frames of clips need no fence
+        [None if item.is_clip else root for item, paths in zip(items, photos, strict=True) for _ in paths],
     )
-    return MediaBags(ids, sources, frames, starts_of(lengths)), skipped
+    lengths = np.array([len(paths) for paths in photos], dtype=np.int64)
+    return MediaBags([item.id for item in items], [item.files[0] for item in items], frames, starts_of(lengths))
 
 
 def _chain(parts: Iterable[Iterable]) -> list:

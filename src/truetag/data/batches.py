@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from truetag.data.bags import MediaBags
-from truetag.media.files import Photos, Skipped
+from truetag.media.files import MediaFiles, Skipped
 from truetag.media.photos import MediaError, Preprocessing
 
 Pick = tuple[int, bool]
-"""Which bag of a data set, and whether its photo is mirrored."""
+"""The index of a bag in a data set, and whether its photos are mirrored."""
 
 
 class Batch(NamedTuple):
@@ -26,22 +26,27 @@ class Batch(NamedTuple):
     inputs: Float[Tensor, "B T ..."]
     labels: Shaped[Tensor, "B K"]
     indices: Int64[Tensor, "B"]
-    """Which bags of the data set they are."""
+    """The index of each bag in the data set."""
     mask: Bool[Tensor, "B T"] | None
-    """False where a bag has fewer frames than T; None where all have T."""
+    """False at the padding of bags with fewer than T frames; None if all bags have T frames."""
     skipped: list[Skipped]
-    """The frames that could not be decoded."""
+    """The frames that could not be decoded; they are padding, too."""
 
 
 class FeatureBags(Dataset):
-    """Bags whose features are cached: a memory-mapped array [rows, R, D], and the row of each frame in it.
+    """N bags of cached features.
 
-    The frames of bag i are `rows[starts[i] : starts[i + 1]]`.
+    Args:
+        features: a (memory-mapped) array with the features of R regions in each row.
+        rows: the row of each frame in that array.
+        starts: bag i has the frames `starts[i]` to `starts[i + 1]`.
+        labels: the observed labels of the bags.
+        ids: the ids of the bags.
     """
 
     def __init__(
         self,
-        features: np.ndarray,
+        features: Shaped[np.ndarray, "M R D"],
         rows: Int64[np.ndarray, "F"],
         starts: Int64[np.ndarray, "S"],
         labels: Shaped[Tensor, "N K"],
@@ -53,18 +58,18 @@ class FeatureBags(Dataset):
         return len(self.ids)
 
     def __getitems__(self, picks: list[Pick]) -> Batch:
-        """Fetch a whole batch at once: one gather instead of a call an example."""
+        """Fetch a whole batch at once: one gather instead of one call per bag."""
         indices = [index for index, _ in picks]
-        places, mask = frame_places(self.starts, indices)
-        features = torch.from_numpy(self.features[self.rows[places]]).float()
+        frames, mask = frame_indices(self.starts, indices)  # [B, T]
+        features = torch.from_numpy(self.features[self.rows[frames]]).float()  # [B, T, R, D]
         return Batch(features, self.labels[indices], torch.tensor(indices), mask, [])
 
 
 class PhotoBags(Dataset):
-    """Bags of photos that are decoded when asked for.
+    """Bags of photos that are decoded when a batch is fetched.
 
-    A frame that cannot be decoded is padding. Of a bag without any nothing is known: it becomes a black frame with
-    unknown labels, which trains nothing.
+    A frame that cannot be decoded becomes padding. A bag whose frames all fail becomes a black frame with unknown
+    labels, which contributes no gradient.
     """
 
     def __init__(self, bags: MediaBags, labels: Shaped[Tensor, "N K"], preprocessing: Preprocessing) -> None:
@@ -78,41 +83,56 @@ class PhotoBags(Dataset):
         """Decode a batch."""
         side = self.preprocessing.resolution
         indices = [index for index, _ in picks]
-        places, mask = frame_places(self.starts, indices)
-        inputs, labels = torch.zeros(*places.shape, 3, side, side), self.labels[indices]
-        wanted = torch.ones(places.shape, dtype=torch.bool) if mask is None else mask
+        frames, mask = frame_indices(self.starts, indices)  # [B, T]
+        inputs, labels = torch.zeros(*frames.shape, 3, side, side), self.labels[indices]  # [B, T, 3, H, W], [B, K]
+        wanted = torch.ones(frames.shape, dtype=torch.bool) if mask is None else mask
         usable = wanted.clone()
         skipped = []
-        for row, column in wanted.nonzero().tolist():
-            place = int(places[row, column])
+        for bag, column in wanted.nonzero().tolist():
+            frame = int(frames[bag, column])
             try:
-                inputs[row, column] = self.preprocessing(self.bags.frames.read(place), picks[row][1])
+                inputs[bag, column] = self.preprocessing(self.bags.frames.read(frame), flip=picks[bag][1])
             except MediaError as error:
-                usable[row, column] = False
-                skipped.append(self.bags.frames.skip(place, error))
+                usable[bag, column] = False
+                skipped.append(self.bags.frames.skip(frame, error))
         if skipped:
-            labels[~usable.any(1)] = -1
-            usable[:, 0] |= ~usable.any(1)
+            is_lost = ~usable.any(1)  # [B]
+            labels[is_lost] = -1
+            usable[is_lost, 0] = True  # pooling needs a frame, and this one is black
             mask = usable
         return Batch(inputs, labels, torch.tensor(indices), mask, skipped)
 
 
-def frame_places(
-    starts: Int64[np.ndarray, "S"], indices: Sequence[int]
+def frame_indices(
+    starts: Int64[np.ndarray, "S"], bags: Sequence[int]
 ) -> tuple[Int64[np.ndarray, "B T"], Bool[Tensor, "B T"] | None]:
-    """Where the frames of some bags are, padded with each bag's first; the mask is None where none is padded."""
-    chosen = np.asarray(indices, dtype=np.int64)
-    first, lengths = starts[chosen], starts[chosen + 1] - starts[chosen]
-    steps = np.arange(lengths.max(initial=1))
-    inside = steps < lengths[:, None]
-    places = first[:, None] + np.where(inside, steps, 0)
-    return places, None if inside.all() else torch.from_numpy(inside)
+    """Find the frames of some bags, T being the length of the longest.
+
+    Args:
+        starts: bag i has the frames `starts[i]` to `starts[i + 1]`.
+        bags: indices of B bags.
+
+    Returns:
+        The indices of their frames, where shorter bags are padded with their first frame; and a mask that is False at
+        the padding, or None if there is no padding.
+    """
+    chosen = np.asarray(bags, dtype=np.int64)
+    first, lengths = starts[chosen], starts[chosen + 1] - starts[chosen]  # [B]
+    steps = np.arange(lengths.max(initial=1))  # [T]
+    is_frame = steps < lengths[:, None]  # [B, T]
+    frames = first[:, None] + np.where(is_frame, steps, 0)  # [B, T]
+    return frames, None if is_frame.all() else torch.from_numpy(is_frame)
 
 
 class EpochBatches(Sampler[list[Pick]]):
-    """Batches of one epoch: order and flips are decided by (seed, epoch) alone.
+    """The batches of an epoch; (seed, epoch) alone decides their order and flips, so that an epoch can be repeated.
 
-    So an epoch can be repeated.
+    Args:
+        num_examples: the size of the data set.
+        batch_size: examples per batch.
+        seed: decides, with the epoch, the order and the flips.
+        shuffle: whether the order is random, as in training; otherwise it is the order of the data set.
+        flip: whether half of the examples, chosen at random, are mirrored.
     """
 
     def __init__(self, num_examples: int, batch_size: int, seed: int, *, shuffle: bool, flip: bool = False) -> None:
@@ -122,7 +142,7 @@ class EpochBatches(Sampler[list[Pick]]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that is iterated next."""
+        """Choose the epoch of the next iteration."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -141,45 +161,54 @@ class EpochBatches(Sampler[list[Pick]]):
 
     def _starts(self) -> list[int]:
         starts = list(range(0, self.num_examples, self.batch_size))
-        # while training the last batch is not left with one example, which has no batch statistics
+        # a lone last example has no batch statistics: in training it joins the batch before it
         return starts[:-1] if self.shuffle and len(starts) > 1 and self.num_examples - starts[-1] == 1 else starts
 
 
 @dataclass(frozen=True)
 class PhotoBatch:
-    """Decoded photos of consecutive positions: those at `positions`; the others are `broken`, and why."""
+    """A batch of consecutive photos: the decoded ones, and why the others cannot be used."""
 
     pixels: Float[Tensor, "B 3 H W"]
-    positions: list[int]
+    indices: list[int]
+    """The index of each decoded photo."""
     broken: dict[int, MediaError]
+    """The index of each photo that cannot be used, and the reason."""
 
 
 def stream_photos(
-    photos: Photos, preprocessing: Preprocessing, batches: Sequence[range], num_threads: int = 2
+    photos: MediaFiles, preprocessing: Preprocessing, batches: Sequence[range], num_threads: int = 2
 ) -> Iterator[PhotoBatch]:
-    """Decode batches of photos, one ahead of the consumer, in threads: decoders release Python's lock."""
+    """Decode photos in threads (decoders release Python's lock), one batch ahead of the consumer.
 
-    def decode(position: int) -> Tensor | MediaError:
+    Args:
+        photos: all photos.
+        preprocessing: what the backbone expects.
+        batches: the indices of the photos in each batch.
+        num_threads: how many photos are decoded at a time.
+    """
+
+    def decode(index: int) -> Tensor | MediaError:
         try:
-            return preprocessing(photos.read(position))
+            return preprocessing(photos.read(index))
         except MediaError as error:
             return error
 
     pool = ThreadPoolExecutor(num_threads)
     try:
-        ahead = [pool.submit(decode, position) for position in batches[0]] if batches else []
+        ahead = [pool.submit(decode, index) for index in batches[0]] if batches else []
         for batch, following in zip_longest(batches, batches[1:], fillvalue=range(0)):
-            now, ahead = ahead, [pool.submit(decode, position) for position in following]
-            results = {position: future.result() for position, future in zip(batch, now, strict=True)}
-            good = {position: photo for position, photo in results.items() if isinstance(photo, Tensor)}
+            now, ahead = ahead, [pool.submit(decode, index) for index in following]
+            results = {index: future.result() for index, future in zip(batch, now, strict=True)}
+            decoded = {index: photo for index, photo in results.items() if isinstance(photo, Tensor)}
+            broken = {index: error for index, error in results.items() if isinstance(error, MediaError)}
             side = preprocessing.resolution
-            pixels = torch.stack(list(good.values())) if good else torch.zeros(0, 3, side, side)
-            broken = {position: error for position, error in results.items() if isinstance(error, MediaError)}
-            yield PhotoBatch(pixels, list(good), broken)
+            pixels = torch.stack(list(decoded.values())) if decoded else torch.zeros(0, 3, side, side)
+            yield PhotoBatch(pixels, list(decoded), broken)
     finally:
-        pool.shutdown(cancel_futures=True)  # a consumer that stops early does not wait for the batch ahead
+        pool.shutdown(cancel_futures=True)  # a consumer that stops early does not wait for the next batch
 
 
-def even_batches(num_photos: int, batch_size: int) -> list[range]:
-    """Positions in order, `batch_size` at a time."""
-    return [range(start, min(start + batch_size, num_photos)) for start in range(0, num_photos, batch_size)]
+def even_batches(num_examples: int, batch_size: int) -> list[range]:
+    """All indices in order, `batch_size` at a time."""
+    return [range(start, min(start + batch_size, num_examples)) for start in range(0, num_examples, batch_size)]

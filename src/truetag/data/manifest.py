@@ -6,7 +6,6 @@ header's `media_root`, itself relative to the manifest's folder, or to that fold
 """
 
 import difflib
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,6 +23,7 @@ from datasets.exceptions import DatasetGenerationError
 
 from truetag.errors import InputError
 from truetag.io.files import replacing
+from truetag.io.fingerprints import fingerprint_file
 from truetag.io.text import one_line, parse_line, require_file, shown, text_lines
 
 TEXT_FIELDS = ("id", "image", "video", "features", "split", "group")
@@ -98,7 +98,7 @@ def read_manifest(path: Path | str) -> Manifest:
     header = read_header(path)
     datasets.disable_progress_bars()
     # the digest makes a changed file a new cache entry
-    arguments = {"path": str(path.resolve()), "digest": _digest(path)}
+    arguments = {"path": str(path.resolve()), "digest": fingerprint_file(path)}
     try:
         rows = datasets.Dataset.from_generator(_checked_rows, features=_FEATURES, gen_kwargs=arguments)
     except DatasetGenerationError as error:  # around a mistake in the file, or a full disk under the cache
@@ -211,11 +211,6 @@ def _reading(path: Path) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno is not None:  # of the disk; pyarrow has none for a damaged file
             raise
         raise InputError(f"{path}: not a readable Parquet file ({one_line(error)})") from None
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "blake2b").hexdigest()
 
 
 def _numbered_rows(path: Path) -> Iterator[tuple[int, Row]]:

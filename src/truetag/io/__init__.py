@@ -1,1 +1,1 @@
-"""Files, text, tensors, the terminal and signals: what touches the machine and knows no photo and no tag."""
+"""Files, fingerprints, text, tensors, the terminal and signals: what touches the machine and knows no photo, no tag."""

@@ -1,13 +1,14 @@
-"""Writing whole or not at all: a reader sees the old file or the new one, never a part; and locks between processes."""
+"""Files that are written whole or not at all, so that a reader sees the old one or the new one; and locks."""
 
-import fcntl
 import json
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+
+from filelock import FileLock, Timeout
 
 from truetag.errors import InputError
 from truetag.io.terminal import tell
@@ -15,19 +16,18 @@ from truetag.io.terminal import tell
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` to write to; on success it is flushed to disk and takes the place of `path`.
+    """A temporary file beside `path` to write to; on success it is flushed to disk and replaces `path`.
 
-    What a killed process left of it is written over by the next attempt.
+    The temporary file always has the same name: the next attempt overwrites what a killed process left.
 
     Raises:
-        InputError: another process is writing it, or it is a folder.
+        InputError: another process is writing `path`, or `path` is a folder.
     """
     if path.is_dir():
         raise InputError(f"{path} is a folder; expected the name of a file to write")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.new{path.suffix}")
-    with naming(path), temporary.open("ab") as lock:
-        claim(lock, f"{path} is being written")
+    with naming(path), claimed(path.with_name(f".{path.name}.new.lock"), f"{path} is being written"):
         try:
             yield temporary
             with temporary.open("rb") as file:
@@ -40,7 +40,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a killed process left half-written: our temporary files, and those of safetensors."""
+    """Remove the half-written files of a killed process: ours, and those of safetensors."""
     for path in (*folder.glob(".*.new*"), *folder.glob(".tmp*")):
         if path.is_file():
             path.unlink()
@@ -48,7 +48,7 @@ def remove_leftovers(folder: Path) -> None:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Name the file in an error of writing it (a full disk), which the system does not."""
+    """Add the file's name to an error of writing it (a full disk): the system leaves the name out."""
     try:
         yield
     except OSError as error:
@@ -66,7 +66,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def readable(text: str) -> str:
-    """The text with what cannot be written as UTF-8 (a file name of another encoding) escaped."""
+    """The text with escapes for what UTF-8 cannot express, such as a file name in another encoding."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -77,39 +77,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write readable JSON, whole or not at all."""
+    """Write indented JSON, whole or not at all."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
-@contextmanager
-def locked(path: Path, refusal: str | None = None) -> Iterator[None]:
-    """Hold the lock file `path`, which the system releases when the process ends, however it ends.
-
-    Where another process holds it, wait, or with a `refusal` raise that at once.
-
-    Raises:
-        InputError: the refusal, and who holds the lock.
-    """
-    with path.open("a+") as file:
-        if refusal:
-            file.seek(0)
-            holder = file.read().strip()
-            claim(file, f"{refusal} by {holder}" if holder else refusal)
-        else:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                tell(f"waiting for {path.parent}, which is in use by {file.read().strip() or 'another process'}")
-                fcntl.flock(file, fcntl.LOCK_EX)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}\n")
-        file.flush()
-        yield
-
-
 def refuse_overwriting(out: Path, *inputs: Path | None) -> None:
-    """Refuse to write a result over what it is made from.
+    """Refuse to write a result over one of the files that it is made from.
 
     Raises:
         InputError: `out` is one of the inputs.
@@ -119,13 +92,50 @@ def refuse_overwriting(out: Path, *inputs: Path | None) -> None:
             raise InputError(f"out: {out} is an input; give another name")
 
 
-def claim(file: IO, refusal: str) -> None:
-    """Lock an open file until it is closed.
+@contextmanager
+def locked(path: Path, refusal: str | None = None) -> Iterator[None]:
+    """Hold the lock file `path`; the system releases the lock when the process ends, however it ends.
+
+    While another process holds the lock, wait for it, or refuse at once if there is a `refusal`. PATH.holder names the
+    process that holds the lock.
 
     Raises:
-        InputError: the refusal: another process holds it.
+        InputError: another process holds the lock; the message is the refusal and names that process.
     """
+    holder = path.with_name(f"{path.name}.holder")
+    lock = FileLock(path)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        lock.acquire(timeout=0)
+    except Timeout:
+        name = ""
+        with suppress(FileNotFoundError):
+            name = holder.read_text(encoding="utf-8", errors="replace").strip()
+        if refusal:
+            raise InputError(f"{refusal} by {name}" if name else refusal) from None
+        tell(f"waiting for {path.parent}, which is in use by {name or 'another process'}")
+        lock.acquire()
+    try:
+        holder.write_text(f"process {os.getpid()} on {platform.node()}\n", encoding="utf-8")
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
+@contextmanager
+def claimed(path: Path, refusal: str) -> Iterator[None]:
+    """Hold the lock file `path`, which is removed afterwards.
+
+    Raises:
+        InputError: another process holds the lock; the message is the refusal.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
         raise InputError(f"{refusal} (is another command at it?)") from None
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        lock.release()

@@ -1,7 +1,7 @@
-"""Ctrl-C and SIGTERM: work in progress is brought to a safe point, saved, and then the process ends.
+"""Ctrl-C and SIGTERM: work in progress reaches a safe point and is saved, then the process ends.
 
-Ctrl-C ends as Python always ends it, by KeyboardInterrupt (exit code 130); SIGTERM, which schedulers send before they
-take a machine away, by SystemExit(143).
+Ctrl-C ends the process with a KeyboardInterrupt (exit code 130), as always in Python. SIGTERM, which schedulers send
+before they take a machine away, ends it with SystemExit(143).
 """
 
 import signal
@@ -15,7 +15,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stop:
-    """Whether somebody asked to stop, and how."""
+    """Whether somebody has asked the process to stop, and by which signal."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -26,7 +26,7 @@ class Stop:
         return self.signal is not None
 
     def check(self) -> None:
-        """To be called at a safe point: ends the process there if that was asked for.
+        """End the process if somebody has asked for it; to be called at a safe point.
 
         Raises:
             KeyboardInterrupt: after Ctrl-C.
@@ -38,7 +38,7 @@ class Stop:
 
 @contextmanager
 def stoppable() -> Iterator[Stop]:
-    """Within it the first signal only takes note; a second one ends the process where it stands."""
+    """Only note the first signal that arrives in the block; a second one ends the process on the spot."""
     stop = Stop()
 
     def take_note(number: int, frame: FrameType | None) -> None:
@@ -49,22 +49,22 @@ def stoppable() -> Iterator[Stop]:
     if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
         yield stop
         return
-    before = {number: signal.signal(number, take_note) for number in _SIGNALS}
+    handlers = {number: signal.signal(number, take_note) for number in _SIGNALS}
     try:
         yield stop
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
-    stop.check()  # one that came after the last safe point
+    stop.check()  # a signal may have come after the last safe point
 
 
 def end_on_sigterm() -> None:
-    """Let SIGTERM end this process as an exception does, so that every `finally` is run."""
+    """Let SIGTERM end this process through an exception, so that every `finally` runs."""
     signal.signal(signal.SIGTERM, lambda number, frame: _end(number))
 
 
 def ignore_signals(worker: int) -> None:
-    """For worker processes, which get the signals of their group too: the main process decides when they end."""
+    """Ignore signals in a worker process: they reach the whole group, and the main process decides when workers end."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 

@@ -1,4 +1,4 @@
-"""What a person sees while a command runs: lines on standard error, all of them printable, and a progress bar."""
+"""What a person sees while a command runs: printable lines on standard error, and a progress bar."""
 
 import sys
 import time
@@ -12,7 +12,7 @@ _LINE_SECONDS = 30.0
 
 
 def printable(text: str) -> str:
-    r"""The text as it may go to a terminal: control characters, which can rewrite the screen, are escaped.
+    r"""The text with its control characters escaped, as they could rewrite the screen of a terminal.
 
     >>> printable("photo\x1b[2J.jpg")
     'photo\\x1b[2J.jpg'
@@ -26,7 +26,10 @@ def tell(text: str) -> None:
 
 
 class Progress:
-    """Counts towards a total, with remaining time and a free text beside it; writes to standard error."""
+    """A progress bar on standard error, with the remaining time and a free text beside it.
+
+    Where standard error is no terminal, a line every half minute replaces the bar.
+    """
 
     def __init__(self, what: str, total: int) -> None:
         self.what, self.total, self.done, self.text = what, total, 0, ""
@@ -57,7 +60,7 @@ class Progress:
             self._print_line()
 
     def advance(self, count: int, text: str | None = None) -> None:
-        """Count further, and replace the free text if one is given."""
+        """Add `count` to what is done, and replace the free text if one is given."""
         self.done += count
         self.text = self.text if text is None else text
         self.bar.update(self.task, completed=self.done, text=self.text)
@@ -65,7 +68,7 @@ class Progress:
             self._print_line()
 
     def say(self, text: str) -> None:
-        """A line above the bar."""
+        """Print a line above the bar."""
         self.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
     def _print_line(self) -> None:

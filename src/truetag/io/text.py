@@ -1,4 +1,4 @@
-"""Text files that people made: UTF-8, line by line, strict JSON; for whatever is wrong one short message."""
+"""Text files made by people: UTF-8, line by line, strict JSON; one short message for whatever is wrong."""
 
 import codecs
 import json
@@ -14,41 +14,49 @@ from truetag.io.terminal import printable
 LINE_LIMIT = 100_000_000  # bytes; a longer line is refused
 
 
-def parse_line(place: str, text: str) -> dict[str, Any] | None:
-    """The JSON object of a line, None for a blank one; an InputError names the `place` of anything else."""
+def parse_line(where: str, text: str) -> dict[str, Any] | None:
+    """The JSON object of a line, or None for a blank line.
+
+    Raises:
+        InputError: the line holds something else; the message begins with `where`.
+    """
     text = text.strip()
     if not text:
         return None
     try:
         row = parse_json(text)
     except ValueError as error:
-        raise InputError(f"{place}: not a JSON object ({error}); got {shown(text)}") from None
+        raise InputError(f"{where}: not a JSON object ({error}); got {shown(text)}") from None
     if not isinstance(row, dict):
-        raise InputError(f"{place}: expected a JSON object, got {shown(text)}")
+        raise InputError(f"{where}: expected a JSON object, got {shown(text)}")
     return row
 
 
 def shown(value: object) -> str:
-    """A value as a message repeats it: one line of at most 80 characters, with escapes for what cannot be printed."""
-    short = reprlib.Repr()  # bounded in depth too, where repr itself would fail
+    """A value as messages quote it: one line of at most 80 characters, with escapes for what cannot be printed."""
+    short = reprlib.Repr()  # which bounds the depth too; repr would fail on deep values
     short.maxstring, short.maxother, short.maxlevel = 60, 60, 2
     return one_line(short.repr(value), 80)
 
 
 def one_line(text: object, most: int = 160) -> str:
-    """The message of a library, as a part of ours: spaces for line ends, escapes for control characters, cut off."""
+    """A library's message as part of ours: spaces for line ends, escapes for control characters, `most` long."""
     start = printable(" ".join(str(text)[: 10 * most].split()))
     return start if len(start) <= most else start[: most - 3] + "..."
 
 
 def require_file(path: Path, kind: str) -> None:
-    """Refuse what is no file with an InputError, before it is opened: a pipe would be waited for."""
+    """Refuse what is no regular file before it is opened: opening a pipe would wait for a writer.
+
+    Raises:
+        InputError: there is no file at `path`; the message calls the missing file a `kind`.
+    """
     if not path.is_file():
         raise InputError(f"{path}: is a folder, expected a {kind}" if path.is_dir() else f"{path}: no such {kind}")
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:
-    r"""The lines of a UTF-8 file, numbered from 1, each with its end (\n, \r\n or \r); no byte-order mark."""
+    r"""The lines of a UTF-8 file, numbered from 1, with their line ends (\n, \r\n or \r), without a byte-order mark."""
     number = 0
     with path.open("rb") as file:
         require_text(path, file.peek(64))
@@ -61,7 +69,11 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def parse_json(text: str) -> Any:
-    """JSON without NaN, Infinity, a key twice, or half of a surrogate pair; a short ValueError for anything else."""
+    """A JSON value without NaN, Infinity, duplicate keys, or half of a surrogate pair.
+
+    Raises:
+        ValueError: the text is anything else; the message is short.
+    """
     try:
         value = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_distinct)
         if "\\ud" in text or "\\uD" in text:
@@ -82,12 +94,12 @@ def _refuse_constant(name: str) -> None:
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(found := dict(pairs)) < len(pairs):
+    if len(values := dict(pairs)) < len(pairs):
         raise ValueError(f"a key is given twice; got {shown([name for name, _ in pairs])}")
-    return found
+    return values
 
 
-# how files begin that are taken for tables
+# how files begin that people mistake for tables
 _SIGNATURES = {
     b"PAR1": "a Parquet file (the name of one must end in .parquet)",
     b"\x1f\x8b": "a gzip file; unpack it first",
@@ -98,7 +110,11 @@ _SIGNATURES = {
 
 
 def require_text(path: Path, start: bytes) -> None:
-    """Refuse a file that begins as something else than UTF-8 text does with an InputError that says what it is."""
+    """Refuse a file that does not begin like UTF-8 text.
+
+    Raises:
+        InputError: it begins like another kind of file; the message names that kind.
+    """
     zeros = sorted((start[:64:2].count(0), start[1:64:2].count(0)))
     if len(start) >= 8 and zeros[0] == 0 and zeros[1] >= 0.4 * len(start[:64]):  # letters without a byte-order mark
         start = codecs.BOM_UTF16_LE
@@ -107,13 +123,17 @@ def require_text(path: Path, start: bytes) -> None:
             raise InputError(f"{path}: not UTF-8 text; expected UTF-8, this looks like {kind}")
 
 
-def decode(place: str, content: bytes) -> str:
-    """UTF-8 text, or an InputError that names the first byte which is none."""
+def decode(where: str, content: bytes) -> str:
+    """Decode UTF-8 text.
+
+    Raises:
+        InputError: the content is not UTF-8; the message names the first wrong byte.
+    """
     try:
         return content.decode()
     except UnicodeDecodeError as error:
         got = f"0x{content[error.start]:02x} as byte {error.start + 1} of it ({error.reason})"
-        raise InputError(f"{place}: not UTF-8 text; expected UTF-8, got {got}; was it saved as Latin-1?") from None
+        raise InputError(f"{where}: not UTF-8 text; expected UTF-8, got {got}; was it saved as Latin-1?") from None
 
 
 def file_size(size: int) -> str:

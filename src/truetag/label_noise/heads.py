@@ -15,14 +15,12 @@ from torch import Tensor
 
 from truetag import optimisation
 from truetag.data.stratify import grouped_folds
-from truetag.label_noise.linear_head import Head, label_frequencies
+from truetag.label_noise.linear_head import Head, label_frequencies, uses_layer_norm
 from truetag.label_noise.settings import HeadSettings
 from truetag.latent import known, reduce
 from truetag.losses import q_likelihood
 from truetag.noise_models import NoiseModel, make_noise_model, observed_logits
 
-EMBEDDING_WIDTH = 64
-"""From this many features on, examples are normalised over their features unless told otherwise."""
 FEWEST_STEPS = 400
 """Small data are passed over more often, until both stages together have this many steps."""
 _SMALLEST_WEIGHT = 1e-30
@@ -68,7 +66,7 @@ def fit_head(
     """
     num_features, num_labels = features.shape[1], labels.shape[1]
     sizes = optimisation.step_sizes(num_features, settings.learning_rate, settings.weight_decay, settings.dropout)
-    normalised = num_features >= EMBEDDING_WIDTH if settings.layer_norm is None else settings.layer_norm
+    normalised = uses_layer_norm(num_features, settings.layer_norm)
     head = Head(num_features, num_labels, normalised, sizes.dropout).to(features)
     head.standardise.set_statistics([features])
     head.set_prior(label_frequencies(labels, weights))
@@ -98,7 +96,7 @@ def fit_head(
                 groups += in_stage.parameter_groups(
                     settings.noise_learning_rate, settings.noise_weight_learning_rate, settings.noise_weight_decay
                 )
-            optimiser = optimisation.make_optimiser(groups, [head, *([in_stage] if in_stage else [])])
+            optimiser = optimisation.make_optimiser(groups, [head] if in_stage is None else [head, in_stage])
             schedule = optimisation.make_schedule(optimiser, stage.num_steps)
             for _ in range(stage.num_epochs):
                 for h, observed, batch_weights in data.batches(settings.batch_size):

@@ -9,10 +9,16 @@ from torch.nn.functional import layer_norm, linear
 
 from truetag.latent import known
 
+EMBEDDING_WIDTH = 64
 _SMALLEST_FREQUENCY = 1e-4
 _SMALLEST_DEVIATION = 1e-2
 _SMALLEST_WEIGHT = 1e-30
 _ROUNDING = 1e-6
+
+
+def uses_layer_norm(num_features: int, given: bool | None) -> bool:
+    """Whether examples are normalised over their features first: as given, else from `EMBEDDING_WIDTH` features on."""
+    return num_features >= EMBEDDING_WIDTH if given is None else given
 
 
 class Standardisation(nn.Module):

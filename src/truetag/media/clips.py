@@ -1,8 +1,9 @@
-"""Clips from disk: frames at even distances of time, upright, as a viewer would show them.
+"""Clips from disk: frames at even distances in time, upright, as a viewer would show them.
 
-A clip is read in two steps. First its packets are listed without decoding them, a few percent of the work of decoding,
-which tells when each frame is shown, whatever the header says or leaves out. Then what lies between each wanted frame
-and the keyframe before it is decoded, a stretch that several frames need only once; the rest of the clip is not.
+A clip is read in two steps. The first lists its packets without decoding them, which takes a few percent of the time of
+decoding and gives the time of each frame, whatever the header claims or leaves out. The second decodes, for each wanted
+frame, the packets from the keyframe before it up to the frame; frames that share such a stretch share the work, and the
+rest of the clip is never decoded.
 """
 
 import struct
@@ -28,39 +29,39 @@ from truetag.errors import InputError
 from truetag.media.photos import MediaError, UnreadableError, check_file
 
 NUM_FRAMES = 26
-"""Frames of a clip, as in the paper."""
+"""Frames per clip, as in the paper."""
 CLIP_SUFFIXES = (".mp4", ".webm", ".avi", ".mkv", ".mov")
-"""How the files of clips end, where they are looked for by name; the first that is there counts."""
-# kinds of file, whatever the suffix; playlists and scripts, which lead to other files, are not among them
+"""How the names of clips end; where a clip has files with several of them, the first suffix counts."""
+# kinds of file, whatever the suffix; without playlists and scripts, as they lead to other files
 _KINDS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,ivf,mxf,dv,gif,mjpeg,mp3,flac,wav"
 _MAX_SIDE = 65535  # the longest side of a JPEG
-_KEPT_BYTES = 32_000_000  # up to this size a clip's packets are kept in memory, beyond it the file is read twice
+_KEPT_BYTES = 32_000_000  # the packets of larger clips are not kept in memory: their files are read twice
 
 
 def sample_frames(path: Path, num_frames: int = NUM_FRAMES, root: Path | None = None) -> list[Image.Image]:
-    """The frames on the screen in the middle of each of `num_frames` equal parts of a clip's time, in RGB.
+    """RGB frames of a clip: those on the screen in the middle of each of `num_frames` equal parts of its time.
 
-    A frame is given once, so that there are fewer of them where fewer are shown; what is transparent is white.
+    No frame is repeated, so a clip that shows fewer frames gives fewer. Transparency becomes white.
 
     Args:
         path: the file; its suffix does not matter.
-        num_frames: how many frames.
-        root: the folder that the file has to lie in, symbolic links followed.
+        num_frames: the largest number of frames.
+        root: the folder that the file must lie in after following symbolic links; None for any.
 
     Raises:
-        MediaError: the file is missing, empty, outside `root`, no clip, too large, or more than half of it is broken.
+        MediaError: the file is missing, empty, outside `root`, not a clip, too large, or more than half broken.
     """
     return list(iterate_frames(path, num_frames, root))
 
 
 def iterate_frames(path: Path, num_frames: int = NUM_FRAMES, root: Path | None = None) -> Iterator[Image.Image]:
-    """The same, one by one: 26 frames of a large film at once would take gigabytes.
+    """The frames of `sample_frames` one by one: 26 frames of a large film at once would take gigabytes.
 
     Raises:
-        MediaError: as `sample_frames`; after the last frame where too many others are broken.
+        MediaError: as in `sample_frames`; only after the last good frame if too many others are broken.
     """
     if num_frames < 1:
-        raise InputError(f"num_frames must be at least 1, got {num_frames}")
+        raise InputError(f"num_frames: expected at least 1, got {num_frames}")
     try:
         check_file(path, root)
         yield from _decode(path, num_frames)
@@ -68,7 +69,7 @@ def iterate_frames(path: Path, num_frames: int = NUM_FRAMES, root: Path | None =
         raise
     except MemoryError:
         raise UnreadableError("not enough memory to decode it") from None
-    except Exception as error:  # of many kinds, and one broken file must not end a long run
+    except Exception as error:  # FFmpeg raises many kinds, and one broken file must not end a long run
         if isinstance(error, OSError) and not isinstance(error, FFmpegError):
             raise UnreadableError(f"cannot be read ({error.strerror})") from None
         detail = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}".replace(str(path), path.name)
@@ -91,32 +92,36 @@ class _Listing:
         self.last_duration = packet.duration or 0
 
     def choose(self, num_frames: int) -> tuple[list[int], int]:
-        """The places of the wanted frames' packets, and how long the clip is."""
-        shown = sorted((time, place) for place, time in enumerate(self.times) if time is not None)
+        """Choose the frames that `sample_frames` gives.
+
+        Returns:
+            The indices of their packets, and the length of the clip in units of the stream's time base.
+        """
+        shown = sorted((time, index) for index, time in enumerate(self.times) if time is not None)
         if not shown:
             raise MediaError("holds no frames" if not self.times else "its frames have no times")
         start, last = shown[0][0], shown[-1][0]
         length = last - start + (self.last_duration or (last - start) // max(len(shown) - 1, 1))
         if len(shown) <= num_frames:
-            return sorted(place for _, place in shown), length
+            return sorted(index for _, index in shown), length
         middles = [start + (2 * part + 1) * length // (2 * num_frames) for part in range(num_frames)]
-        # a frame is on the screen from its time to that of the next
+        # a frame is on the screen from its own time to the time of the next
         chosen = {bisect_right(shown, middle, key=lambda entry: entry[0]) - 1 for middle in middles}
         return sorted(shown[rank][1] for rank in chosen), length
 
     def stretches(self, wanted: list[int]) -> list[tuple[int, int]]:
-        """First and last packet of what has to be decoded for them, each stretch from a keyframe on."""
-        found: list[tuple[int, int]] = []
-        for place in wanted:
-            rank = bisect_right(self.keyframes, place) - 1
-            # what is shown before a keyframe but stored after it needs the keyframe before that one, too
-            while rank > 0 and _before(self.times[place], self.times[self.keyframes[rank]]):
+        """The stretches of packets to decode for the wanted ones, as (first, last); each starts at a keyframe."""
+        stretches: list[tuple[int, int]] = []
+        for index in wanted:
+            rank = bisect_right(self.keyframes, index) - 1
+            # a frame that is stored after a keyframe but shown before it also needs the keyframe before that one
+            while rank > 0 and _before(self.times[index], self.times[self.keyframes[rank]]):
                 rank -= 1
             first = self.keyframes[rank] if rank >= 0 else 0
-            while found and first <= found[-1][1] + 1:
-                first = min(first, found.pop()[0])
-            found.append((first, place))
-        return found
+            while stretches and first <= stretches[-1][1] + 1:
+                first = min(first, stretches.pop()[0])
+            stretches.append((first, index))
+        return stretches
 
 
 def _before(time: int | None, other: int | None) -> bool:
@@ -143,17 +148,17 @@ def _decode(path: Path, num_frames: int) -> Iterator[Image.Image]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """A clip and what is to be seen in it."""
-    # before it takes memory for a frame; decoders pad frames, so that the exact limit is ours to hold
+    """An open clip and its video stream."""
+    # FFmpeg refuses larger frames before it allocates them; decoders pad frames, so the exact limit is checked by us
     limits = {"max_pixels": str(2 * (Image.MAX_IMAGE_PIXELS or 2**29) + 10**6)}
-    # FFmpeg gets an open file and no path, and is told which kinds it may take this file for
+    # FFmpeg gets an open file instead of a path, and a list of the kinds that it may take the file for
     with path.open("rb") as file:
         try:
             container = av.open(file, "r", options=limits, container_options={"format_whitelist": _KINDS})
         except (ValueError, EOFError):
             raise MediaError("not a clip of a known kind, or broken at its start") from None
         with container:
-            cover = Disposition.attached_pic  # of a song
+            cover = Disposition.attached_pic  # the picture that a song carries
             streams = [stream for stream in container.streams.video if not stream.disposition & cover]
             if not streams:
                 raise MediaError("holds no video")
@@ -162,12 +167,12 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
                 raise MediaError("no decoder for its video")
             _check_size(context.width, context.height)
             context.options = limits
-            context.thread_count = 1  # clips are decoded side by side
+            context.thread_count = 1  # clips are decoded in parallel
             yield container, streams[0]
 
 
 def _packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
-    """The packets of a stream, as far as they can be read."""
+    """The packets of a stream, up to the first that cannot be read."""
     with suppress(FFmpegError):
         for packet in container.demux(stream):
             if packet.size:  # the last one is empty
@@ -175,7 +180,7 @@ def _packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet]
 
 
 def _check_length(container: InputContainer, stream: VideoStream, length: int) -> None:
-    """Refuse a clip of which less than half is there. Where sound may be longer, the header does not tell."""
+    """Refuse a clip with less than half of what its header promises; a header that may count sound promises nothing."""
     promised = stream.duration or 0
     if not promised and container.duration and stream.time_base and len(container.streams) == 1:
         promised = container.duration / av.time_base / stream.time_base
@@ -186,26 +191,26 @@ def _check_length(container: InputContainer, stream: VideoStream, length: int) -
 def _decode_wanted(
     packets: Iterator[Packet], stream: VideoStream, listing: _Listing, wanted: list[int]
 ) -> Iterator[Image.Image]:
-    position = given = 0
+    next_packet = num_given = 0
     reformatter = VideoReformatter()
     for first, last in listing.stretches(wanted):
-        times = (listing.times[place] for place in wanted if first <= place <= last)
+        times = (listing.times[index] for index in wanted if first <= index <= last)
         due = sorted((time for time in times if time is not None), reverse=True)
         stream.codec_context.flush_buffers()
-        for frame in _decode_packets(stream, islice(packets, first - position, last + 1 - position)):
+        for frame in _decode_packets(stream, islice(packets, first - next_packet, last + 1 - next_packet)):
             if due and frame.pts is not None and frame.pts >= due[-1]:
-                while due and frame.pts >= due[-1]:  # it stands for frames before it that are broken, too
+                while due and frame.pts >= due[-1]:  # this frame also stands in for broken ones before it
                     due.pop()
                 yield _to_photo(frame, reformatter)
-                given += 1
-        position = last + 1
-    if 2 * given < len(wanted):
-        raise MediaError(f"cannot be decoded ({given} of {len(wanted)} frames can)")
+                num_given += 1
+        next_packet = last + 1
+    if 2 * num_given < len(wanted):
+        raise MediaError(f"cannot be decoded ({num_given} of {len(wanted)} frames can)")
 
 
 def _decode_packets(stream: VideoStream, packets: Iterator[Packet]) -> Iterator[VideoFrame]:
-    """The frames of packets in the order of showing; what is broken is left out."""
-    for packet in chain(packets, [None]):  # which makes the decoder give what it holds back
+    """The frames of packets in the order in which they are shown; broken ones are left out."""
+    for packet in chain(packets, [None]):  # None makes the decoder hand out the frames that it holds back
         with suppress(FFmpegError):
             yield from stream.codec_context.decode(packet)
 
@@ -228,7 +233,7 @@ def _to_photo(frame: VideoFrame, reformatter: VideoReformatter) -> Image.Image:
 
 
 def _to_upright(frame: VideoFrame) -> Image.Transpose | None:
-    """What the display matrix does to a frame, to the nearest quarter turn; PyAV's `rotation` knows no mirrors."""
+    """The display matrix as the nearest quarter turn; PyAV's own `rotation` ignores mirroring."""
     try:
         a, b, _, c, d = struct.unpack("=9i", bytes(frame.side_data[Type.DISPLAYMATRIX]))[:5]  # pyright: ignore
     except KeyError:

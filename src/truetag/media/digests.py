@@ -1,6 +1,8 @@
-"""Files known by their content: digests, with a memo so that unchanged files are not read again; where caches live."""
+"""Files identified by their content: digests, with a memo so that unchanged files are not read again.
 
-import hashlib
+Also where the caches live, which are keyed by these digests.
+"""
+
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -9,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from truetag.io.files import naming
-from truetag.media.files import Photos, Skipped
+from truetag.io.fingerprints import fingerprint_file
+from truetag.media.files import MediaFiles, SkipList
 from truetag.media.photos import MediaError
 
 
@@ -19,89 +22,96 @@ def default_cache_folder() -> Path:
     return Path(os.environ.get("TRUETAG_CACHE") or Path(home) / "truetag")
 
 
-def digest_files(photos: Photos, memo_path: Path) -> tuple[list[str | None], dict[int, str]]:
-    """Content digests, None for files that cannot be read (with the reasons); unchanged files come from the memo."""
-    memo: dict[str, tuple[str, str]] = {}
-    memo_path.touch()
-    for line in memo_path.read_text(encoding="ascii", errors="replace").split("\n"):
-        with suppress(ValueError, TypeError):  # a line torn by a crash: its file is read again
-            path, signature, digest = json.loads(line)
-            memo[str(path)] = (str(signature), str(digest))
+def digest_files(files: MediaFiles, memo_path: Path, skips: SkipList) -> list[str | None]:
+    """The content digest of each file, None for one that cannot be read; unchanged files come from the memo.
+
+    Raises:
+        InputError: too many files cannot be read.
+    """
+    memo = _read_memo(memo_path)
     digests: list[str | None] = []
-    reasons: dict[int, str] = {}
-    with naming(memo_path), memo_path.open("a") as file:
-        file.write("\n")  # ends a torn line
-        for position, path in enumerate(photos.paths):
+    with naming(memo_path), memo_path.open("a") as memo_file:
+        memo_file.write("\n")  # ends a torn line
+        for index, path in enumerate(files.paths):
             try:
-                status = photos.check(position)
+                status = files.check(index)
                 name = str(path.resolve())
-                # the change time cannot be set by a program: a rewritten file never looks unchanged
+                # programs cannot set the change time, so a rewritten file never looks unchanged
                 signature = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
                 if memo.get(name, ("", ""))[0] != signature:
-                    with path.open("rb") as photo:
-                        digest = hashlib.file_digest(photo, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-                    memo[name] = (signature, digest)
-                    file.write(json.dumps([name, signature, digest]) + "\n")
+                    memo[name] = (signature, fingerprint_file(path))
+                    memo_file.write(json.dumps([name, *memo[name]]) + "\n")
                 digests.append(memo[name][1])
             except (MediaError, OSError) as error:
                 digests.append(None)
-                reasons[position] = f"cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error)
-    return digests, reasons
+                reason = f"cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error)
+                skips.report(files.skip(index, reason))
+    return digests
+
+
+def _read_memo(path: Path) -> dict[str, tuple[str, str]]:
+    """Path -> signature and digest."""
+    memo: dict[str, tuple[str, str]] = {}
+    path.touch()
+    for line in path.read_text(encoding="ascii", errors="replace").split("\n"):
+        with suppress(ValueError, TypeError):  # a crash may have torn a line; its file is read again
+            name, signature, digest = json.loads(line)
+            memo[str(name)] = (str(signature), str(digest))
+    return memo
 
 
 @dataclass(frozen=True)
 class Lookup:
-    """What a cache has and lacks of some files: `missing` leads from a digest to the positions that have it."""
+    """What a cache has, and what it lacks, of some files."""
 
-    files: Photos
+    files: MediaFiles
     digests: list[str | None]
-    reasons: dict[int, str]
+    """The content digest of each file; None for one that cannot be used."""
     missing: dict[str, list[int]]
-    max_skipped: float
+    """Each digest that the cache lacks, and the indices of the files with this content."""
+    skips: SkipList
 
-    @property
-    def wanted(self) -> dict[str, int]:
-        """Each missing digest, and the first position that has it."""
-        return {digest: places[0] for digest, places in self.missing.items()}
+    def missing_files(self) -> MediaFiles:
+        """One file for each missing digest, in the order of `missing`."""
+        return self.files.select(indices[0] for indices in self.missing.values())
 
-    @property
-    def skipped(self) -> list[Skipped]:
-        """The files that cannot be used."""
-        return self.files.skip_all(self.reasons)
-
-    def note_broken(self, digest: str, reason: str) -> None:
-        """A missing one cannot be used.
+    def report_broken(self, digest: str, reason: str) -> None:
+        """Report the files with this missing digest as unusable.
 
         Raises:
-            InputError: more than the share `max_skipped` of the files cannot.
+            InputError: too many files cannot be used.
         """
-        self.reasons.update(dict.fromkeys(self.missing[digest], reason))
-        self.files.check_reasons(self.reasons, self.max_skipped)
+        for index in self.missing[digest]:
+            self.digests[index] = None
+        self.skips.report_all(self.files.skip(index, reason) for index in self.missing[digest])
 
 
 def look_up(
-    files: Photos, memo_path: Path, broken: Mapping[str, str], is_cached: Callable[[str], bool], max_skipped: float
+    files: MediaFiles,
+    memo_path: Path,
+    broken: Mapping[str, str],
+    is_cached: Callable[[str], bool],
+    skips: SkipList,
 ) -> Lookup:
     """Find files in a cache by their content.
 
     Args:
-        files: their ids, paths and roots.
+        files: what to look for.
         memo_path: the memo of `digest_files`.
-        broken: digest -> reason of those that are known to be of no use.
+        broken: digest -> reason of the contents that the cache knows to be unusable.
         is_cached: whether the cache has a digest.
-        max_skipped: share of the files that may be of no use.
+        skips: gets the files that cannot be used.
 
     Raises:
-        InputError: more of them are.
+        InputError: too many files cannot be used.
     """
-    digests, reasons = digest_files(files, memo_path)
-    missing: dict[str, list[int]] = {}
-    for position, digest in enumerate(digests):
+    lookup = Lookup(files, digest_files(files, memo_path, skips), {}, skips)
+    for index, digest in enumerate(lookup.digests):
         if digest is None:
             continue
         if digest in broken:
-            reasons[position] = broken[digest]
+            lookup.digests[index] = None
+            skips.report(files.skip(index, broken[digest]))
         elif not is_cached(digest):
-            missing.setdefault(digest, []).append(position)
-    files.check_reasons(reasons, max_skipped)
-    return Lookup(files, digests, reasons, missing, max_skipped)
+            lookup.missing.setdefault(digest, []).append(index)
+    return lookup

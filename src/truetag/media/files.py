@@ -1,9 +1,9 @@
-"""Photos by name, and those that cannot be used: skipped, counted, listed; too many of them stop the run."""
+"""Photos and clips by name, how they are read, and the list of those that cannot be used; too many stop the command."""
 
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -16,20 +16,32 @@ from truetag.io.terminal import tell
 from truetag.media.photos import check_file, read_photo
 
 MAX_SKIPPED = 0.5
-"""Share of the photos that may be unusable before a command stops: above it the input is wrong, not a photo."""
-
-
-class Skipped(NamedTuple):
-    """A photo that could not be used, and why."""
-
-    id: str
-    path: Path
-    reason: str
+"""Above this share of unusable files the input as a whole is wrong (another folder, say), not single files of it."""
 
 
 @dataclass(frozen=True)
-class Photos:
-    """N photos: the ids of their rows, their files, and the folder that each may not lead out of (None: any)."""
+class Reading:
+    """How a command reads photos and clips."""
+
+    cache: Path | None = None
+    """Where features and the frames of clips are cached; by default in the user's cache folder."""
+    max_skipped: float = MAX_SKIPPED
+    """Stop if more than this share of the photos and clips cannot be used."""
+    allow_outside: bool = False
+    """Read photos and clips that lie outside the manifest's media root."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_skipped <= 1:
+            raise InputError(f"max_skipped: expected a share between 0 and 1, got {self.max_skipped:g}")
+
+    def fence(self, media_root: Path) -> Path | None:
+        """The folder that files may not lie outside; None if they may lie anywhere."""
+        return None if self.allow_outside else media_root.resolve()
+
+
+@dataclass(frozen=True)
+class MediaFiles:
+    """N photos or clips: the ids of their rows, their paths, and the folder each must lie in (None: anywhere)."""
 
     ids: Sequence[str]
     paths: Sequence[Path]
@@ -39,88 +51,129 @@ class Photos:
         """N."""
         return len(self.paths)
 
-    def select(self, positions: Iterable[int]) -> "Photos":
-        """Some of them, in the order of `positions`."""
-        chosen = list(positions)
-        return Photos([self.ids[i] for i in chosen], [self.paths[i] for i in chosen], [self.roots[i] for i in chosen])
+    def select(self, indices: Iterable[int]) -> "MediaFiles":
+        """Some of the files, in the order of `indices`."""
+        some = list(indices)
+        return MediaFiles([self.ids[i] for i in some], [self.paths[i] for i in some], [self.roots[i] for i in some])
 
-    def read(self, position: int) -> Image.Image:
-        """Decode one.
-
-        Raises:
-            MediaError: it cannot be used.
-        """
-        return read_photo(self.paths[position], self.roots[position])
-
-    def check(self, position: int) -> os.stat_result:
-        """Look at the file of one, without reading it.
+    def read(self, index: int) -> Image.Image:
+        """Decode one photo.
 
         Raises:
             MediaError: it cannot be used.
         """
-        return check_file(self.paths[position], self.roots[position])
+        return read_photo(self.paths[index], self.roots[index])
 
-    def skip(self, position: int, reason: object) -> Skipped:
-        """The entry of the skip list for one."""
-        return Skipped(self.ids[position], self.paths[position], str(reason))
-
-    def skip_all(self, reasons: Mapping[int, str]) -> list[Skipped]:
-        """The skip list of those at the positions that have a reason, in order."""
-        return [self.skip(position, reasons[position]) for position in sorted(reasons)]
-
-    def check_reasons(self, reasons: Mapping[int, str], max_skipped: float) -> None:
-        """`check_skipped` for reasons by position; the list is made only where it is told.
+    def check(self, index: int) -> os.stat_result:
+        """Look at one file without opening it.
 
         Raises:
-            InputError: there are more than the share `max_skipped` of all photos.
+            MediaError: it cannot be used.
         """
-        if len(reasons) > max_skipped * len(self):
-            check_skipped(self.skip_all(reasons), len(self), max_skipped)
+        return check_file(self.paths[index], self.roots[index])
+
+    def skip(self, index: int, reason: object) -> "Skipped":
+        """The entry of one file in a `SkipList`."""
+        return Skipped(self.ids[index], self.paths[index], str(reason))
 
 
-def check_skipped(skipped: Sequence[Skipped], total: int, max_skipped: float) -> None:
-    """Stop as soon as more than the share `max_skipped` of `total` photos is known to be unusable.
+class Skipped(NamedTuple):
+    """A photo or clip that cannot be used, and why."""
 
-    Raises:
-        InputError: it is; the message counts the reasons.
+    id: str
+    path: Path
+    reason: str
+
+
+class SkipList:
+    """The files that cannot be used, each once, in the order in which readers report them.
+
+    A reader first announces how many files it is going to read (`expect`) and then reports those that it cannot use.
+    As soon as more than the share `max_skipped` of all expected files is on the list, a report raises an error.
+
+    >>> skips = SkipList(max_skipped=0.5, total=2)
+    >>> skips.report(Skipped("a", Path("a.jpg"), "no such file"))
+    >>> len(skips)
+    1
     """
-    if len(skipped) > max_skipped * total:
-        first = skipped[0]
-        raise InputError(
-            f"max_skipped: more than the share {max_skipped:g} of {total} photos cannot be used: "
-            f"{count_reasons(skipped)}; the first is {first.path} ({first.reason})"
-        )
+
+    def __init__(self, max_skipped: float = MAX_SKIPPED, total: int = 0) -> None:
+        self.max_skipped, self.total = max_skipped, total
+        self._entries: dict[tuple[str, Path], Skipped] = {}
+
+    def __len__(self) -> int:
+        """How many files cannot be used."""
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[Skipped]:
+        return iter(self._entries.values())
+
+    def expect(self, num_files: int) -> None:
+        """Announce that so many more files are going to be read."""
+        self.total += num_files
+
+    def report(self, entry: Skipped) -> None:
+        """Add a file that cannot be used.
+
+        Raises:
+            InputError: more than the share `max_skipped` of the expected files cannot be used.
+        """
+        self.report_all([entry])
+
+    def report_all(self, entries: Iterable[Skipped]) -> None:
+        """Add files that cannot be used.
+
+        Raises:
+            InputError: more than the share `max_skipped` of the expected files cannot be used; the message counts the
+                reasons.
+        """
+        num_before = len(self)
+        for entry in entries:
+            self.list_only(entry)
+        if len(self) > num_before and len(self) > self.max_skipped * self.total:
+            first = next(iter(self))
+            raise InputError(
+                f"max_skipped: more than the share {self.max_skipped:g} of {self.total} photos cannot be used: "
+                f"{self.count_reasons()}; the first is {first.path} ({first.reason})"
+            )
+
+    def list_only(self, entry: Skipped) -> None:
+        """Add a file without holding the list to `max_skipped`: its reason does not cast doubt on the other files."""
+        self._entries.setdefault((entry.id, entry.path), entry)
+
+    def count_reasons(self) -> str:
+        """The reasons with their counts, the most frequent first.
+
+        >>> skips = SkipList(total=4)
+        >>> skips.report_all([Skipped("a", Path("a"), "no such file"), Skipped("b", Path("b"), "no such file")])
+        >>> skips.count_reasons()
+        '2 x no such file'
+        """
+        # the text in brackets differs from file to file
+        counts = Counter(entry.reason.partition(" (")[0] for entry in self)
+        return ", ".join(f"{count} x {reason}" for reason, count in counts.most_common(5))
+
+    def write(self, path: Path) -> None:
+        """Write the list as one JSON object per line and say so; an empty list leaves no file, not even an old one."""
+        if not len(self):
+            path.unlink(missing_ok=True)
+            return
+        write_text(path, "".join(json.dumps(entry._asdict() | {"path": str(entry.path)}) + "\n" for entry in self))
+        tell(f"{len(self)} of {self.total} photos cannot be used ({self.count_reasons()}); they are listed in {path}")
+
+    def to_json(self) -> list[list[str]]:
+        """The entries as JSON can hold them: [id, path, reason] each."""
+        return entries_to_json(self)
+
+    def restore(self, entries: Iterable[Sequence[str]]) -> None:
+        """Report the entries that `to_json` or `entries_to_json` has given.
+
+        Raises:
+            InputError: more than the share `max_skipped` of the expected files cannot be used.
+        """
+        self.report_all(Skipped(name, Path(path), reason) for name, path, reason in entries)
 
 
-def check_share(max_skipped: float) -> None:
-    """Hold `max_skipped` to its range.
-
-    Raises:
-        InputError: it is not a share.
-    """
-    if not 0 <= max_skipped <= 1:
-        raise InputError(f"max_skipped must be between 0 and 1, got {max_skipped}")
-
-
-def count_reasons(skipped: Sequence[Skipped]) -> str:
-    """The reasons, the most frequent first.
-
-    >>> count_reasons([Skipped("a", Path("a.jpg"), "no such file"), Skipped("b", Path("b.jpg"), "no such file")])
-    '2 x no such file'
-    """
-    # what stands in brackets differs from file to file
-    counts = Counter(entry.reason.partition(" (")[0] for entry in skipped)
-    return ", ".join(f"{count} x {reason}" for reason, count in counts.most_common(5))
-
-
-def write_skipped(path: Path, skipped: Sequence[Skipped], total: int) -> None:
-    """List those of `total` photos that could not be used, one JSON line each, and tell of it.
-
-    Without any, no list (nor an older one) is left.
-    """
-    if not skipped:
-        path.unlink(missing_ok=True)
-        return
-    lines = [json.dumps(entry._asdict() | {"path": str(entry.path)}) + "\n" for entry in skipped]
-    write_text(path, "".join(lines))
-    tell(f"{len(skipped)} of {total} photos cannot be used ({count_reasons(skipped)}); they are listed in {path}")
+def entries_to_json(entries: Iterable[Skipped]) -> list[list[str]]:
+    """Entries as JSON can hold them: [id, path, reason] each."""
+    return [[entry.id, str(entry.path), entry.reason] for entry in entries]

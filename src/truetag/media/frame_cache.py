@@ -1,13 +1,13 @@
-"""The cache of frames: a clip is decoded once, after that it is a bag of photos like any other.
+"""The cache of frames: a clip is decoded once and is a bag of photos like any other from then on.
 
-A cache folder belongs to one number of frames a clip and holds
+A cache folder belongs to one number of frames per clip and holds
 
     ab/abcd..01/00.jpg, 01.jpg ..  the frames of the clip whose content has the digest abcd..01, in order
-    broken.jsonl                   the digests of clips that are broken, why, and which PyAV says so
-    files.txt                      what each path held when last seen (size, times, digest)
+    broken.jsonl                   the digests of broken clips, the reasons, and the PyAV that could not decode them
+    files.txt                      what each path held when it was last seen (size, times, digest)
 
-A clip's folder appears whole or not at all, so a killed run goes on where it was. A clip is known by its content:
-changed, it is decoded again; moved or copied, not.
+A clip's folder appears whole or not at all, so the next run continues after a kill. Clips are identified by their
+content: a changed clip is decoded again, a moved or copied one is not.
 """
 
 import json
@@ -18,7 +18,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from av import __version__ as PYAV
@@ -31,51 +30,39 @@ from truetag.io.terminal import Progress
 from truetag.io.text import file_size
 from truetag.media.clips import NUM_FRAMES, iterate_frames
 from truetag.media.digests import Lookup, default_cache_folder, look_up
-from truetag.media.files import Photos, Skipped
+from truetag.media.files import MediaFiles, SkipList
 from truetag.media.photos import MediaError, UnreadableError
 
 _QUALITY = 95
-_FIRST_CLIPS = 8  # which tell how much disk and time the rest will take
-
-
-@dataclass(frozen=True)
-class CachedFrames:
-    """The frames of a list of clips: `paths[i]` are the photos of clip i, none for a skipped one."""
-
-    paths: list[list[Path]]
-    skipped: list[Skipped]
+_FIRST_CLIPS = 8  # their size and time predict those of the rest
 
 
 def cached_frames(
-    clips: Photos, folder: Path | None = None, num_frames: int = NUM_FRAMES, max_skipped: float = 1.0
-) -> CachedFrames:
-    """Frames of all clips, decoding those that the cache lacks.
+    clips: MediaFiles, skips: SkipList, cache: Path | None = None, num_frames: int = NUM_FRAMES
+) -> list[list[Path]]:
+    """The frames of each clip as photos on disk; clips that the cache lacks are decoded.
 
     Args:
-        clips: their ids, paths and roots.
-        folder: the folder of all caches; by default the user's.
-        num_frames: frames of a clip; a clip that has fewer gives all of them.
-        max_skipped: stop if more than this share of the clips cannot be used.
+        clips: the files to decode.
+        skips: gets the clips that cannot be used; they have no frames.
+        cache: the folder of all caches; by default the user's.
+        num_frames: frames per clip; a clip that has fewer gives all of them.
 
     Raises:
-        InputError: the frames will not fit on the disk, or more than the share `max_skipped` of the clips is broken.
+        InputError: the frames do not fit on the disk, or too many clips cannot be used.
     """
     if num_frames < 1:
-        raise InputError(f"num_frames must be at least 1, got {num_frames}")
-    cache = (folder or default_cache_folder()) / "frames" / str(num_frames)
-    cache.mkdir(parents=True, exist_ok=True)
-    with locked(cache / "lock"):
-        broken = _read_broken(cache / "broken.jsonl")
+        raise InputError(f"num_frames: expected at least 1, got {num_frames}")
+    folder = (cache or default_cache_folder()) / "frames" / str(num_frames)
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / "lock"):
+        broken = _read_broken(folder / "broken.jsonl")
         lookup = look_up(
-            clips, cache / "files.txt", broken, lambda digest: _clip_folder(cache, digest).is_dir(), max_skipped
+            clips, folder / "files.txt", broken, lambda digest: _clip_folder(folder, digest).is_dir(), skips
         )
         if lookup.missing:
-            _extract(lookup, cache, num_frames)
-    paths = [
-        [] if digest is None or position in lookup.reasons else _frame_paths(_clip_folder(cache, digest))
-        for position, digest in enumerate(lookup.digests)
-    ]
-    return CachedFrames(paths, lookup.skipped)
+            _decode_missing(lookup, folder, num_frames)
+    return [[] if digest is None else _frame_paths(_clip_folder(folder, digest)) for digest in lookup.digests]
 
 
 def _clip_folder(cache: Path, digest: str) -> Path:
@@ -87,69 +74,68 @@ def _frame_paths(folder: Path) -> list[Path]:
 
 
 def _read_broken(path: Path) -> dict[str, str]:
-    """Digest -> reason. Another PyAV may decode what this one cannot, so its verdicts count for itself alone."""
+    """Digest -> reason. Another PyAV may decode what this one cannot, so entries of other versions do not count."""
     broken: dict[str, str] = {}
     path.touch()
     for line in path.read_text(encoding="ascii", errors="replace").split("\n"):
-        with suppress(ValueError, TypeError, KeyError):  # a line torn by a crash: its clip is tried again
+        with suppress(ValueError, TypeError, KeyError):  # a crash may have torn a line; its clip is tried again
             entry = json.loads(line)
             if entry["pyav"] == PYAV:
                 broken[entry["digest"]] = entry["reason"]
     return broken
 
 
-def _extract(lookup: Lookup, cache: Path, num_frames: int) -> None:
+def _decode_missing(lookup: Lookup, cache: Path, num_frames: int) -> None:
     """Write the frames of the missing clips to the cache."""
-    clips, wanted = lookup.files, lookup.wanted
+    digests, clips = list(lookup.missing), lookup.missing_files()
 
-    def write(digest: str) -> tuple[str, int | MediaError]:
-        position = wanted[digest]
+    def write(index: int) -> int | MediaError:
         try:
-            frames = iterate_frames(clips.paths[position], num_frames, clips.roots[position])
-            return digest, _write_clip(_clip_folder(cache, digest), frames)
+            frames = iterate_frames(clips.paths[index], num_frames, clips.roots[index])
+            return _write_clip(_clip_folder(cache, digests[index]), frames)
         except MediaError as error:
-            return digest, error
+            return error
 
     started, size = time.monotonic(), 0
     pool = ThreadPoolExecutor(os.cpu_count())  # decoders release Python's lock
     with (
         (cache / "broken.jsonl").open("a") as broken_file,
-        Progress("frames", len(wanted)) as progress,
+        Progress("frames", len(clips)) as progress,
         stoppable() as stop,
     ):
         broken_file.write("\n")  # ends a torn line
         try:
-            for digest, outcome in _map_ahead(pool, write, list(wanted)):
+            for digest, outcome in zip(digests, _map_ahead(pool, write, len(clips)), strict=True):
                 progress.advance(1)
                 if isinstance(outcome, MediaError):
-                    if not isinstance(outcome, UnreadableError):  # which says nothing of the content
+                    if not isinstance(outcome, UnreadableError):  # an unreadable file says nothing about its content
                         line = {"digest": digest, "reason": str(outcome), "pyav": PYAV}
                         broken_file.write(json.dumps(line) + "\n")
                         broken_file.flush()
-                    lookup.note_broken(digest, str(outcome))
+                    lookup.report_broken(digest, str(outcome))
                 else:
                     size += outcome
-                if progress.done == _FIRST_CLIPS < len(wanted):
-                    seconds = (time.monotonic() - started) / progress.done * len(wanted)
-                    needed = size * len(wanted) // progress.done
-                    _check_disk(cache, len(wanted), size, needed)
+                if progress.done == _FIRST_CLIPS < len(clips):
+                    seconds = (time.monotonic() - started) / progress.done * len(clips)
+                    needed = size * len(clips) // progress.done
+                    _check_disk(cache, len(clips), size, needed)
                     progress.say(
-                        f"frames of {len(wanted)} clips: about {file_size(needed)} on disk, about {seconds:.0f} s"
+                        f"frames of {len(clips)} clips: about {file_size(needed)} on disk, about {seconds:.0f} s"
                     )
                 if stop.requested:
-                    progress.say(f"stopped after {progress.done} of {len(wanted)} clips; the same command goes on")
+                    progress.say(f"stopped after {progress.done} of {len(clips)} clips; the same command goes on")
                 stop.check()
         finally:
             pool.shutdown(cancel_futures=True)
 
 
 def _map_ahead(
-    pool: ThreadPoolExecutor, function: Callable[[str], tuple[str, int | MediaError]], digests: list[str]
-) -> Iterator[tuple[str, int | MediaError]]:
-    """The results in order; only a few clips are begun ahead of the one that is waited for."""
-    ahead: deque[Future[tuple[str, int | MediaError]]] = deque()
-    for digest in digests:
-        ahead.append(pool.submit(function, digest))
+    pool: ThreadPoolExecutor, function: Callable[[int], int | MediaError], count: int
+) -> Iterator[int | MediaError]:
+    """The results for 0 to `count` - 1 in order; only a few calls start ahead of the result that is due."""
+    ahead: deque[Future[int | MediaError]] = deque()
+    for index in range(count):
+        ahead.append(pool.submit(function, index))
         if len(ahead) >= 4 * (os.cpu_count() or 1):
             yield ahead.popleft().result()
     while ahead:
@@ -157,11 +143,11 @@ def _map_ahead(
 
 
 def _write_clip(folder: Path, frames: Iterator[Image.Image]) -> int:
-    """Write a clip's frames, whole or not at all; returns their bytes. Only the holder of the lock may."""
+    """Write a clip's frames, whole or not at all, and return their size in bytes; the caller holds the cache's lock."""
     temporary = folder.with_name(f".{folder.name}.new")
     size = 0
     with naming(folder):
-        shutil.rmtree(temporary, ignore_errors=True)  # what a killed run left
+        shutil.rmtree(temporary, ignore_errors=True)  # a killed run may have left it
         temporary.mkdir(parents=True)
         try:
             for number, frame in enumerate(frames):
@@ -180,7 +166,7 @@ def _write_clip(folder: Path, frames: Iterator[Image.Image]) -> int:
 
 def _check_disk(cache: Path, num_clips: int, size: int, needed: int) -> None:
     free = shutil.disk_usage(cache).free
-    if needed - size > free:  # what is there already fits
+    if needed - size > free:  # what is on the disk already fits
         raise InputError(
             f"frames of {num_clips} clips need about {file_size(needed)}, but {cache} has {file_size(free)} free"
         )

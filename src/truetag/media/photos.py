@@ -19,21 +19,21 @@ _TO_UPRIGHT = ["FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", 
 
 
 class MediaError(Exception):
-    """A file that cannot be used as a photo, with the reason in one line; callers skip it, count it and list it."""
+    """A file that cannot be used as a photo or clip, with a one-line reason; callers skip it, count it and list it."""
 
     def __init__(self, reason: str) -> None:
         super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in reason)[:250])
 
 
 class UnreadableError(MediaError):
-    """A file that the system did not give: it may be readable the next time, and nothing is said of its content."""
+    """A file that the system did not hand out: this says nothing about its content, and it may be readable later."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
     """What a backbone expects of a photo: its side in pixels, and the mean and standard deviation of its channels.
 
-    The whole photo is kept and squeezed into the square: a tag may belong to its edge.
+    The whole photo is squeezed into the square, nothing is cropped: a tag may belong to the edge.
     """
 
     resolution: int
@@ -42,13 +42,13 @@ class Preprocessing:
     interpolation: str = "bicubic"
 
     def __call__(self, photo: Image.Image, flip: bool = False) -> Float[Tensor, "3 H W"]:
-        """The normalised square, mirrored where `flip` is true."""
+        """The normalised square, mirrored if `flip` is true."""
         size = (self.resolution, self.resolution)
         if photo.size != size:
             photo = photo.resize(size, Image.Resampling[self.interpolation.upper()])
         if flip:
             photo = ImageOps.mirror(photo)
-        pixels = torch.from_numpy(np.array(photo)).permute(2, 0, 1)
+        pixels = torch.from_numpy(np.array(photo)).permute(2, 0, 1)  # [3, H, W]
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
         return (pixels.float() / 255 - mean) / std
 
@@ -58,7 +58,7 @@ def read_photo(path: Path, root: Path | None = None) -> Image.Image:
 
     Args:
         path: the file; its suffix does not matter.
-        root: the folder that the file has to lie in, symbolic links followed.
+        root: the folder that the file must lie in after following symbolic links; None for any.
 
     Raises:
         MediaError: the file is missing, empty, outside `root`, not a photo, too large, broken, or of an unknown scale.
@@ -67,16 +67,16 @@ def read_photo(path: Path, root: Path | None = None) -> Image.Image:
         check_file(path, root)
         with path.open("rb") as file, Image.open(file, formats=_formats()) as photo:
             _check_size(photo.width, photo.height)
-            layout = str(photo.tile[0][3]) if photo.tile else ""  # how the file packs a pixel; forgotten when loaded
+            layout = str(photo.tile[0][3]) if photo.tile else ""  # how the file packs a pixel; lost on loading
             photo.load()
             orientation, photo = _orientation(photo), _to_rgb(photo, layout)
-        photo.info.clear()  # or the orientation could be applied twice
+        photo.info.clear()  # otherwise the orientation could be applied twice
         return photo.transpose(Image.Transpose[_TO_UPRIGHT[orientation - 2]]) if orientation in range(2, 9) else photo
     except MediaError:
         raise
     except Image.UnidentifiedImageError:
         raise MediaError("not a photo of a known kind, or broken at its start") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # of a size that only Pillow knows
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # some sizes only Pillow knows
         raise MediaError(f"too large ({error})") from None
     except MemoryError:
         raise UnreadableError("not enough memory to decode it") from None
@@ -88,28 +88,28 @@ def read_photo(path: Path, root: Path | None = None) -> Image.Image:
 
 
 def check_file(path: Path, root: Path | None = None) -> os.stat_result:
-    """What the file system says of a file that may be a photo, without opening it.
+    """Look at a photo's or clip's entry in the file system, without opening the file.
 
     Raises:
-        UnreadableError: it is missing, empty, outside `root`, or not a regular file.
+        UnreadableError: the file is missing, empty, outside `root`, or not a regular file.
     """
     try:
         if root is not None and not path.resolve().is_relative_to(root.resolve()):
             raise UnreadableError("leads outside the media root, which --allow-outside would allow")
-        found = path.stat()
+        status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         raise UnreadableError("no such file") from None
     except OSError as error:
         raise UnreadableError(f"cannot be read ({error.strerror})") from None
-    except (ValueError, RuntimeError):  # NUL, lone surrogates; a loop of links, which is an OSError to some Pythons
+    except (ValueError, RuntimeError):  # NUL, lone surrogates; some Pythons raise RuntimeError for loops of links
         raise UnreadableError("not the path of any file") from None
-    if stat.S_ISDIR(found.st_mode):
+    if stat.S_ISDIR(status.st_mode):
         raise UnreadableError("a folder, not a file")
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise UnreadableError("not a regular file")  # opening a pipe would wait for a writer
-    if found.st_size == 0:
+    if status.st_size == 0:
         raise UnreadableError("an empty file")
-    return found
+    return status
 
 
 def _check_size(width: int, height: int) -> None:
@@ -135,11 +135,11 @@ def _to_rgb(photo: Image.Image, layout: str) -> Image.Image:
     transparent = photo.info.get("transparency")
     if photo.mode in ("I", "F") or photo.mode.startswith("I;16"):
         photo = _to_8_bits(photo, 4095 if "I;12" in layout else 65535)
-    elif photo.mode == "La":  # the only way from it
+    elif photo.mode == "La":  # Pillow converts La to nothing else
         photo = photo.convert("LA")
-    elif isinstance(transparent, int) and "L;" in layout:  # Pillow spreads grey of 2 and 4 bits, but not this value
+    elif isinstance(transparent, int) and "L;" in layout:  # Pillow scales grey of 2 and 4 bits, but not this
         photo.info["transparency"] = transparent * {"L;2": 85, "L;4": 17}.get(layout, 1)
-    elif isinstance(transparent, tuple) and ";16" in layout:  # the same: Pillow keeps the upper byte of a colour
+    elif isinstance(transparent, tuple) and ";16" in layout:  # likewise: Pillow keeps the upper byte of a colour only
         photo.info["transparency"] = tuple(value >> 8 for value in transparent)
     if photo.has_transparency_data:
         photo = photo.convert("RGBA")
@@ -149,11 +149,11 @@ def _to_rgb(photo: Image.Image, layout: str) -> Image.Image:
 
 
 def _to_8_bits(photo: Image.Image, white: int) -> Image.Image:
-    """Grey of more than 8 bits, which convert() would clip."""
+    """Scale grey of more than 8 bits down; convert() would clip it."""
     levels = np.asarray(photo, dtype=np.float32)
     if photo.mode == "F" or levels.min() < 0 or levels.max() > white:
         raise MediaError(f"grey of an unknown scale (mode {photo.mode}, {levels.min():g} to {levels.max():g})")
-    if getattr(photo, "tag_v2", {}).get(262) == 0:  # TIFF whose zero is white, which Pillow inverts up to 8 bits only
+    if getattr(photo, "tag_v2", {}).get(262) == 0:  # TIFF with white as zero; Pillow inverts it only up to 8 bits
         levels = white - levels
     grey = Image.fromarray((levels / (white / 255)).astype(np.uint8))
     if "transparency" in photo.info:

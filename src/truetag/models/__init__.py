@@ -1,1 +1,1 @@
-"""Networks: backbones, the classifier, and the cache of frozen features."""
+"""Networks: backbones, the classifier, how it is built, and the cache of frozen features."""

@@ -9,9 +9,9 @@ import torch
 from truetag.io.text import file_size
 from truetag.losses import q_likelihood
 from truetag.models.backbones import load_backbone
+from truetag.models.building import build_classifier
 from truetag.models.features import feature_spec
 from truetag.runs.config import TrainConfig
-from truetag.training.train import build_classifier
 
 _TIMED_FRAMES = 2
 _STORED_FRAME = 25_000

@@ -25,7 +25,7 @@ from truetag.evaluate import evaluate
 from truetag.io.files import write_json, write_text
 from truetag.io.terminal import tell
 from truetag.io.text import decode, parse_json
-from truetag.media.files import MAX_SKIPPED
+from truetag.media.files import Reading
 from truetag.paper.corpora import Corpus, prepare_corpus
 from truetag.paper.plan import Job, describe, measure
 from truetag.paper.tables import COLUMNS, TABLE1, TABLE2, TABLE3, Row
@@ -59,8 +59,7 @@ def reproduce(
     vocabulary: Path | None = None,
     num_words: int | None = None,
     plan_only: bool = False,
-    cache: Path | None = None,
-    max_skipped: float = MAX_SKIPPED,
+    reading: Reading = Reading(),
 ) -> str:
     """Run a table or figure of the paper and set it beside what was published. Give the command again to go on.
 
@@ -73,8 +72,7 @@ def reproduce(
         vocabulary: a word list instead of the most frequent words of the training captions.
         num_words: words of the vocabulary; 1,000 for COCO and 1,087 for MSR-VTT.
         plan_only: tell what is left to do, with time and disk, and stop.
-        cache: where features and frames are cached; by default in the user's cache folder.
-        max_skipped: stop if more than this share of the photos cannot be used.
+        reading: how photos and clips are read.
 
     Returns:
         The table, or where the figure is.
@@ -108,9 +106,9 @@ def reproduce(
     _check_settings(out / "runs" / f"{corpus.name}.json", learnt)
     for row in rows:
         if row.recipe is not None:
-            _run(out, corpus, row, config, cache, max_skipped)
+            _run(out, corpus, row, config, reading)
     if target == "figure4":
-        _draw_figure4(out, corpus, cache, max_skipped)
+        _draw_figure4(out, corpus, reading)
         text = f"{out / 'figure4.png'}"
     else:
         lines = _compare(out, corpus, rows)
@@ -164,7 +162,7 @@ def _plan(out: Path, corpus: Corpus, rows: Sequence[Row], config: TrainConfig) -
     return describe(some, measure(config, num_words), config.num_frames if corpus.name == "msrvtt" else 1, *counts)
 
 
-def _run(out: Path, corpus: Corpus, row: Row, config: TrainConfig, cache: Path | None, max_skipped: float) -> None:
+def _run(out: Path, corpus: Corpus, row: Row, config: TrainConfig, reading: Reading) -> None:
     manifest = corpus.manifest
     if row.num_swapped:
         manifest = corpus.folder / f"swap{row.num_swapped}.jsonl"
@@ -182,11 +180,11 @@ def _run(out: Path, corpus: Corpus, row: Row, config: TrainConfig, cache: Path |
         first = stage1_of(recipe)
         start_from = None if first is None else _folder(out, corpus, row, first)
         settings = settings_of(recipe, config, row.level)
-        train(settings, manifest, corpus.vocabulary, folder, start_from, cache, True, max_skipped)
+        train(settings, manifest, corpus.vocabulary, folder, start_from, resume=True, reading=reading)
     assert row.recipe is not None
     folder = _folder(out, corpus, row, row.recipe)
     if not _metrics_path(folder, corpus).exists():
-        evaluate(folder, corpus.manifest, corpus.scored_split, "captions", cache=cache, max_skipped=max_skipped)
+        evaluate(folder, corpus.manifest, corpus.scored_split, "captions", reading=reading)
 
 
 def _metrics_path(folder: Path, corpus: Corpus) -> Path:
@@ -218,7 +216,7 @@ def _markdown(lines: list[dict[str, Any]]) -> str:
     return "\n".join(table)
 
 
-def _draw_figure4(out: Path, corpus: Corpus, cache: Path | None, max_skipped: float) -> None:
+def _draw_figure4(out: Path, corpus: Corpus, reading: Reading) -> None:
     runs = {
         row.label: open_run(_folder(out, corpus, row, row.recipe)) for row in FIGURE4_ROWS if row.recipe is not None
     }
@@ -226,7 +224,7 @@ def _draw_figure4(out: Path, corpus: Corpus, cache: Path | None, max_skipped: fl
     scored = manifest.in_split(corpus.scored_split)
     drawn = np.random.default_rng(0).permutation(len(scored))[:NUM_PHOTOS]  # no choosing of the nicest
     some = replace(manifest, rows=scored.select(sorted(drawn.tolist())))
-    photos = tag_photos(some, runs, "captions", None, FIGURE4_PARTS, cache, max_skipped)
+    photos = tag_photos(some, runs, "captions", None, FIGURE4_PARTS, reading)
     plot_tagged_photos(photos).savefig(out / "figure4.png", dpi=150, bbox_inches="tight")
 
 

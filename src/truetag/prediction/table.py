@@ -1,13 +1,14 @@
-"""The table of predictions: grown line by line beside its place, so that a stopped command goes on, written at the end.
+"""The table of predictions: it grows in a file beside OUT, so that a stopped command can continue, and ends up in OUT.
 
-OUT.SUFFIX.partial.jsonl holds a line that says what is being predicted, then one line a batch of bags in their order:
-how many they are, the tags of those that have some, and the photos that could not be used.
+OUT.partial.jsonl holds a line with the fingerprint of what is being predicted, then one line per batch of bags, in
+order: the number of bags, the rows of those that can be used, and the photos that cannot.
 """
 
 import csv
 import json
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from truetag.io.files import claim, naming, readable, replacing
-from truetag.media.files import Skipped
+from truetag.io.files import claimed, naming, replacing
+from truetag.media.files import SkipList, Skipped, entries_to_json
 
 OUTPUT_SUFFIXES = (".parquet", ".csv", ".json", ".jsonl")
 ROWS_PER_WRITE = 1000
@@ -28,66 +29,89 @@ _SCHEMA = pa.schema(
 
 
 class PartialTable:
-    """The batches that are done; what is left of another plan, or of a torn batch, is cut off."""
+    """The batches that are done. Those of another prediction are dropped, and so is a batch that a crash has torn.
 
-    def __init__(self, out: Path, plan: str) -> None:
+    Args:
+        out: the table in the end.
+        fingerprint: of all that the table depends on.
+        skips: gets the photos that cannot be used, also those of the batches that are done already.
+    """
+
+    def __init__(self, out: Path, fingerprint: str, skips: SkipList) -> None:
         self.path = out.with_name(f"{out.name}.partial.jsonl")
         self.num_done = 0
-        self.skipped: list[Skipped] = []
-        with naming(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.file = self.path.open("a+b")
-        claim(self.file, f"out: {out} is being written")
-        self.file.seek(0)
-        length = 0
-        if self.file.readline() == _line({"plan": plan}):
-            length = self.file.tell()
-            for line in self.file:
-                try:
-                    self._count(json.loads(line))
-                except (ValueError, TypeError, KeyError):  # torn
-                    break
-                length += len(line)
-        self.file.truncate(length)
-        self.file.seek(length)
-        if not length:
-            self.file.write(_line({"plan": plan}))
-            self.flush()
+        self.skips = skips
+        self._out, self._first_line = out, _line({"fingerprint": fingerprint})
 
     def __enter__(self) -> "PartialTable":
+        with naming(self.path), ExitStack() as stack:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            lock = self.path.with_name(f".{self.path.name}.lock")
+            stack.enter_context(claimed(lock, f"out: {self._out} is being written"))
+            self.file = stack.enter_context(self.path.open("a+b"))
+            self._read_batches()
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.file.close()
+        self._stack.close()
 
     def add(self, num_bags: int, rows: list[Tagged], skipped: list[Skipped]) -> None:
-        """Add a batch."""
-        listed = [[entry.id, readable(str(entry.path)), entry.reason] for entry in skipped]
-        batch = {"num_bags": num_bags, "rows": rows, "skipped": listed}
+        """Add a batch.
+
+        Raises:
+            InputError: too many photos cannot be used.
+        """
+        batch = {"num_bags": num_bags, "rows": rows, "skipped": entries_to_json(skipped)}
         with naming(self.path):
             self.file.write(_line(batch))
         self._count(batch)
 
     def flush(self) -> None:
-        """Bring all that was added to disk."""
+        """Bring all batches to disk."""
         with naming(self.path):
             self.file.flush()
             os.fsync(self.file.fileno())
 
     def rows(self) -> Iterator[Tagged]:
-        """The bags that have tags, in order."""
+        """The rows of all batches, in order."""
         with self.path.open("rb") as file:
             file.readline()
             for line in file:
                 yield from json.loads(line)["rows"]
 
+    def remove(self) -> None:
+        """Remove the file: its table is written."""
+        self.path.unlink()
+
+    def _read_batches(self) -> None:
+        """Count the batches that are done, and cut off the rest of the file."""
+        self.file.seek(0)
+        length = 0
+        if self.file.readline() == self._first_line:
+            length = self.file.tell()
+            for line in self.file:
+                if not line.endswith(b"\n"):  # torn
+                    break
+                try:
+                    batch = json.loads(line)
+                except ValueError:  # torn by a crash of the machine
+                    break
+                self._count(batch)
+                length += len(line)
+        self.file.truncate(length)
+        self.file.seek(length)
+        if not length:
+            self.file.write(self._first_line)
+            self.flush()
+
     def _count(self, batch: dict[str, Any]) -> None:
         self.num_done += batch["num_bags"]
-        self.skipped += [Skipped(name, Path(path), reason) for name, path, reason in batch["skipped"]]
+        self.skips.restore(batch["skipped"])
 
 
 def write_table(path: Path, rows: Iterable[Tagged]) -> int:
-    """Write rows into the table, whole or not at all; the suffix names its kind. Returns how many there were."""
+    """Write the table in the format of its suffix, whole or not at all, and return the number of rows."""
     count = 0
 
     def counted() -> Iterator[Tagged]:

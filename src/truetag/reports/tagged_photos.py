@@ -11,8 +11,8 @@ from torch import Tensor
 from truetag.data.bags import read_bags
 from truetag.data.labels import label_matrix
 from truetag.data.manifest import Manifest
-from truetag.media.files import MAX_SKIPPED
-from truetag.prediction.predict import predict_manifest
+from truetag.media.files import Reading
+from truetag.prediction.inference import predict_manifest
 from truetag.runs.folder import Run
 
 Kind = Literal["right", "incorrect", "missing"]
@@ -33,8 +33,7 @@ def tag_photos(
     truth: Literal["captions", "tags", "true"],
     threshold: float | None = None,
     parts_of_speech: Collection[str] | None = None,
-    cache: Path | None = None,
-    max_skipped: float = MAX_SKIPPED,
+    reading: Reading = Reading(),
 ) -> list[TaggedPhoto]:
     """Every photo of a (small) manifest with the words of runs of one vocabulary.
 
@@ -45,26 +44,25 @@ def tag_photos(
         threshold: a run gives the words of at least this probability; without it, its likeliest ones, as many as are
             true.
         parts_of_speech: only words of these.
-        cache: where features are cached.
-        max_skipped: stop if more than this share of the photos cannot be used.
+        reading: how photos and clips are read.
     """
     vocabulary = next(iter(runs.values())).vocabulary
     true = label_matrix(manifest.rows, vocabulary, truth) == 1
     shown = torch.tensor([not parts_of_speech or part in parts_of_speech for part in vocabulary.parts_of_speech])
     true &= shown
-    bags, _ = read_bags(manifest, manifest.rows, cache=cache, max_skipped=max_skipped)
+    bags = read_bags(manifest, reading=reading)
     given: dict[str, dict[int, Tensor]] = {}
     for name, run in runs.items():
-        logits, _, kept, _ = predict_manifest(run, manifest, None, cache, max_skipped)
-        probabilities = torch.where(shown, logits.sigmoid(), -1.0)
+        prediction = predict_manifest(run, manifest, None, reading)
+        probabilities = torch.where(shown, prediction.logits.sigmoid(), -1.0)
         given[name] = {
             place: answer >= (threshold if threshold is not None else _smallest_of(answer, int(true[place].sum())))
-            for place, answer in zip(kept, probabilities, strict=True)
+            for place, answer in zip(prediction.rows, probabilities, strict=True)
         }
     usable = sorted(set.intersection(*(set(answers) for answers in given.values())))
     return [
         TaggedPhoto(
-            bags.sources[place],
+            bags.paths[place],
             [word for word, holds in zip(vocabulary.words, true[place].tolist(), strict=True) if holds],
             {name: _judge(vocabulary.words, answers[place], true[place]) for name, answers in given.items()},
         )

@@ -38,7 +38,7 @@ class Position:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A position, the weights there and of the best epoch before it, the optimiser, and what else JSON can say of it."""
+    """A position, the weights there and of the best epoch before it, the optimiser, and a note in JSON."""
 
     position: Position
     network: State

@@ -177,4 +177,4 @@ def _checked(name: str, kind: Any, value: Any) -> Any:
         holds, expected = value == "auto" or is_number, "a finite number or auto"
     if not holds:
         raise InputError(f"{name}: expected {expected}, got {shown(value)}")
-    return float(value) if is_number and kind is not int else value
+    return float(value) if isinstance(value, int) and is_number and kind is not int else value

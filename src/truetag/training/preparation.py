@@ -1,13 +1,11 @@
 """From a manifest to bags to learn from: which rows, their labels, their photos or cached features, and warnings."""
 
-import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int8
+from jaxtyping import Bool, Int8
 from torch import Tensor
 
 from truetag.data.bags import read_bags
@@ -17,12 +15,13 @@ from truetag.data.manifest import Manifest
 from truetag.data.stratify import stratified_split
 from truetag.data.vocabulary import Vocabulary
 from truetag.errors import InputError
+from truetag.io.fingerprints import fingerprint
 from truetag.io.terminal import tell
-from truetag.media.files import Photos, Skipped, check_skipped
+from truetag.media.files import MediaFiles, Reading, SkipList
 from truetag.media.photos import MediaError, Preprocessing
 from truetag.models.backbones import digest_weights
 from truetag.models.classifier import Classifier
-from truetag.models.features import cached_features, feature_spec
+from truetag.models.features import CachedFeatures, cached_features, feature_spec
 from truetag.runs.config import TrainConfig
 
 Bags = FeatureBags | PhotoBags
@@ -31,100 +30,83 @@ _NAMED_IN_WARNING = 10
 
 
 @dataclass(frozen=True)
+class TrainingInputs:
+    """What a run learns from: its settings, files and labels, and the classifier before its first step."""
+
+    config: TrainConfig
+    manifest: Manifest
+    vocabulary: Vocabulary
+    classifier: Classifier
+    preprocessing: Preprocessing
+    reading: Reading
+
+
+@dataclass(frozen=True)
 class TrainingData:
-    """Bags to learn from, bags to choose the epoch on, and the photos of both that turn out to be unusable."""
+    """Bags to learn from, bags to choose the epoch on, and the photos of both that cannot be used."""
 
     train: Bags
     validation: Bags
+    train_rows: list[int]
+    """The manifest row of each training bag; where each frame is a bag, that of each clip."""
     source: str
-    """What the inputs of the bags are: the name of their feature cache, or "photos"."""
-    num_photos: int
-    max_skipped: float
-    skipped: dict[tuple[str, Path], Skipped] = field(default_factory=dict)
-    train_rows: list[int] = field(default_factory=list)
-    """Row number in the manifest of each training bag; for labels of frames, of each clip."""
+    """What the inputs of the bags come from: the name of their feature cache, or "photos"."""
+    skips: SkipList
 
-    def skip(self, skipped: Sequence[Skipped]) -> None:
-        """Add to the skip list.
-
-        Raises:
-            InputError: it is longer than `max_skipped` allows.
-        """
-        if skipped:
-            self.skipped.update({(entry.id, entry.path): entry for entry in skipped})
-            check_skipped(list(self.skipped.values()), self.num_photos, self.max_skipped)
-
-    def digest(self) -> str:
-        """A fingerprint of which rows there are, their labels, and what their inputs come from."""
-        digest = hashlib.blake2b(self.source.encode(), digest_size=16)
+    def fingerprint(self) -> str:
+        """A name for which rows there are, their labels, and what their inputs come from."""
+        parts: list[str | bytes] = [self.source]
         for bags in (self.train, self.validation):
             names = [path.name for path in bags.bags.frames.paths] if isinstance(bags, PhotoBags) else []
-            digest.update("\0".join([*bags.ids, *names]).encode(errors="surrogatepass"))
-            digest.update(bags.labels.contiguous().numpy().tobytes())
-        return digest.hexdigest()
+            parts += ["\0".join([*bags.ids, *names]), bags.labels.contiguous().numpy().tobytes()]
+        return fingerprint(parts)
 
 
-def prepare_data(
-    config: TrainConfig,
-    manifest: Manifest,
-    vocabulary: Vocabulary,
-    classifier: Classifier,
-    preprocessing: Preprocessing,
-    cache: Path | None,
-    max_skipped: float,
-    allow_outside: bool,
-) -> TrainingData:
-    """The bags of a run; features are computed where they are cached and lack.
+class _Part(NamedTuple):
+    """The manifest rows of the training or the validation part, and their observed labels."""
+
+    rows: list[int]
+    labels: Int8[Tensor, "N K"]
+
+
+def prepare_data(inputs: TrainingInputs) -> TrainingData:
+    """The bags of a run; features that the cache lacks are computed.
 
     Raises:
         InputError: the manifest has nothing to learn from, or too many of its photos cannot be used.
     """
-    parts = _choose_rows(config, manifest, vocabulary)
-    # one call for both parts: the share of what cannot be used is one of all of them
-    rows = [row for part, _ in parts for row in part]
-    labels = torch.cat([part for _, part in parts])
-    media, skipped = read_bags(
+    config, manifest = inputs.config, inputs.manifest
+    train, validation = _choose_parts(inputs)
+    # one list for both parts: the share of unusable photos is one of all of them
+    skips = SkipList(inputs.reading.max_skipped)
+    media = read_bags(
         manifest,
-        manifest.rows.select(rows),
-        allow_outside=allow_outside,
-        num_frames=config.num_frames,
-        cache=cache,
-        max_skipped=max_skipped,
+        manifest.rows.select([*train.rows, *validation.rows]),
+        inputs.reading,
+        skips,
+        config.num_frames,
     )
-    if config.freeze_backbone:
-        spec = feature_spec(classifier, config.backbone, digest_weights(classifier.backbone), preprocessing)
-        features = cached_features(media.frames, classifier, spec, cache, max_skipped)
-        usable, source = features.rows >= 0, spec.fingerprint()
-        skipped += features.skipped
-    else:
-        features, source = None, "photos"
-        missing = _missing(media.frames)
-        media.frames.check_reasons(missing, max_skipped)
-        usable = ~np.isin(np.arange(len(media.frames)), list(missing))
-        skipped += media.frames.skip_all(missing)
+    features = _cached_features(inputs, media.frames, skips) if config.freeze_backbone else None
+    usable = _present_files(media.frames, skips) if features is None else features.cached.rows >= 0
     bags: list[Bags] = []
-    train_rows: list[int] = []
-    start = 0
-    for name, (part, _) in zip(("train", "validation"), parts, strict=True):
-        places = range(start, start + len(part))
-        frames = slice(media.starts[start], media.starts[start + len(part)])
-        start += len(part)
-        chosen, kept = media.select(places).keep_frames(usable[frames])
+    kept_rows: list[list[int]] = []
+    for name, part, first in (("train", train, 0), ("validation", validation, len(train.rows))):
+        bags_of_part = range(first, first + len(part.rows))
+        frames = slice(int(media.starts[bags_of_part.start]), int(media.starts[bags_of_part.stop]))
+        chosen, kept = media.select(bags_of_part).keep_frames(usable[frames])
         if not kept:
-            raise InputError(f"{manifest.path}: nothing of its {name} rows can be used")
-        known = labels[places[0] : places[-1] + 1][kept]
-        if name == "train":
-            train_rows = [part[place] for place in kept]
+            raise InputError(f"{manifest.path}: no photo of its {name} rows can be used")
+        labels = part.labels[kept]
         if config.level == "frame" and name == "train":
-            known, chosen = known.repeat_interleave(torch.from_numpy(chosen.lengths), dim=0), chosen.each_frame()
+            labels = labels.repeat_interleave(torch.from_numpy(chosen.lengths), dim=0)
+            chosen = chosen.each_frame()
         if features is None:
-            bags.append(PhotoBags(chosen, known, preprocessing))
+            bags.append(PhotoBags(chosen, labels, inputs.preprocessing))
         else:
-            rows_of_frames = features.rows[frames][usable[frames]]
-            bags.append(FeatureBags(features.array, rows_of_frames, chosen.starts, known, chosen.ids))
-    data = TrainingData(bags[0], bags[1], source, len(media.frames), max_skipped, train_rows=train_rows)
-    data.skipped.update({(entry.id, entry.path): entry for entry in skipped})
-    return data
+            feature_rows = features.cached.rows[frames][usable[frames]]
+            bags.append(FeatureBags(features.cached.array, feature_rows, chosen.starts, labels, chosen.ids))
+        kept_rows.append([part.rows[index] for index in kept])
+    return TrainingData(bags[0], bags[1], kept_rows[0], "photos" if features is None else features.name, skips)
 
 
 def count_labels(labels: Int8[Tensor, "N K"], vocabulary: Vocabulary) -> str:
@@ -136,52 +118,76 @@ def count_labels(labels: Int8[Tensor, "N K"], vocabulary: Vocabulary) -> str:
 
 
 def warn_of_labels(labels: Int8[Tensor, "N K"], vocabulary: Vocabulary) -> None:
-    """Tell of words that cannot be learnt from these rows, or hardly, each with its count."""
-    present, known = (labels == 1).sum(0), (labels >= 0).sum(0)
-    groups = {
+    """Warn of words that these rows teach hardly or not at all, each with its count."""
+    present, num_known = (labels == 1).sum(0), (labels >= 0).sum(0)
+    problems = {
         "never present": present == 0,
-        "present in every row": (present == known) & (present > 0),
-        f"present fewer than {FEW_POSITIVES} times": (present > 0) & (present < FEW_POSITIVES) & (present < known),
+        "present in every row": (present == num_known) & (present > 0),
+        f"present fewer than {FEW_POSITIVES} times": (present > 0) & (present < FEW_POSITIVES) & (present < num_known),
     }
-    for what, chosen in groups.items():
-        words = [f"{vocabulary.words[place]} ({present[place]})" for place in chosen.nonzero().flatten().tolist()]
+    for problem, concerned in problems.items():
+        words = [f"{vocabulary.words[index]} ({present[index]})" for index in concerned.nonzero().flatten().tolist()]
         if words:
-            rest = f" and {len(words) - _NAMED_IN_WARNING} more" if len(words) > _NAMED_IN_WARNING else ""
-            some = ", ".join(words[:_NAMED_IN_WARNING]) + rest
-            tell(f"warning: {len(words)} of {len(vocabulary)} words are {what}: {some}")
+            others = f" and {len(words) - _NAMED_IN_WARNING} more" if len(words) > _NAMED_IN_WARNING else ""
+            named = ", ".join(words[:_NAMED_IN_WARNING]) + others
+            tell(f"warning: {len(words)} of {len(vocabulary)} words are {problem}: {named}")
 
 
-def _missing(photos: Photos) -> dict[int, str]:
-    """Position -> reason of what a look at the file alone tells to be unusable; pixels show when they are decoded."""
-    reasons = {}
-    for position in range(len(photos)):
+class _Features(NamedTuple):
+    """The features of all frames, and the name of the cache that holds them."""
+
+    cached: CachedFeatures
+    name: str
+
+
+def _cached_features(inputs: TrainingInputs, frames: MediaFiles, skips: SkipList) -> _Features:
+    classifier = inputs.classifier
+    spec = feature_spec(classifier, inputs.config.backbone, digest_weights(classifier.backbone), inputs.preprocessing)
+    return _Features(cached_features(frames, classifier, spec, skips, inputs.reading.cache), spec.fingerprint())
+
+
+def _present_files(frames: MediaFiles, skips: SkipList) -> Bool[np.ndarray, "F"]:
+    """Which files are there; whether their pixels can be decoded shows later."""
+    present = np.ones(len(frames), dtype=bool)
+    for index in range(len(frames)):
         try:
-            photos.check(position)
+            frames.check(index)
         except MediaError as error:
-            reasons[position] = str(error)
-    return reasons
+            present[index] = False
+            skips.report(frames.skip(index, error))
+    return present
 
 
-def _choose_rows(
-    config: TrainConfig, manifest: Manifest, vocabulary: Vocabulary
-) -> list[tuple[list[int], Int8[Tensor, "N K"]]]:
-    """Row numbers and observed labels of the training and the validation part."""
+def _choose_parts(inputs: TrainingInputs) -> tuple[_Part, _Part]:
+    """The training and the validation part, by the splits of the manifest; without validation rows one is cut.
+
+    Returns:
+        The training part, and the validation part.
+    """
+    config, manifest, vocabulary = inputs.config, inputs.manifest, inputs.vocabulary
     splits = manifest.rows["split"][:]
     rows = [row for row, split in enumerate(splits) if split in (None, "train")]
-    validation = [row for row, split in enumerate(splits) if split == "validation"]
+    validation_rows = [row for row, split in enumerate(splits) if split == "validation"]
     if not rows:
         raise InputError(f"{manifest.path}: no row has split 'train', its splits are: {sorted(set(splits))}")
     labels = observed_labels(manifest.rows.select(rows), vocabulary)
     if not (labels == 1).any():
         raise InputError(f"{manifest.path}: no training row names a word of the vocabulary")
-    if validation:
-        return [(rows, labels), (validation, observed_labels(manifest.rows.select(validation), vocabulary))]
+    if validation_rows:
+        validation_labels = observed_labels(manifest.rows.select(validation_rows), vocabulary)
+        return _Part(rows, labels), _Part(validation_rows, validation_labels)
     if not config.validation_fraction:
-        raise InputError(f"validation_fraction must be above 0: {manifest.path} has no rows of split 'validation'")
+        raise InputError(
+            f"validation_fraction: expected a share above 0, since {manifest.path} has no rows of split 'validation', "
+            "got 0"
+        )
     # every noisy choice needs held-out rows; where none are given they are cut here, the same for the same seed
     fractions = {"train": 1 - config.validation_fraction, "validation": config.validation_fraction}
     groups = manifest.rows["group"][:]
     generator = torch.Generator().manual_seed(config.seed)
-    drawn = stratified_split(labels, fractions, generator, [groups[row] for row in rows])
-    picked = {name: [i for i, split in enumerate(drawn) if split == name] for name in fractions}
-    return [([rows[i] for i in chosen], labels[chosen]) for chosen in picked.values()]
+    parts = np.array(stratified_split(labels, fractions, generator, [groups[row] for row in rows]))
+    train, validation = ((parts == name).nonzero()[0].tolist() for name in fractions)
+    return (
+        _Part([rows[index] for index in train], labels[train]),
+        _Part([rows[index] for index in validation], labels[validation]),
+    )

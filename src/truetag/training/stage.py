@@ -4,14 +4,17 @@ import math
 import time
 import zlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from accelerate import Accelerator, skip_first_batches
 from accelerate.utils import send_to_device
-from torch import nn
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from truetag import optimisation
 from truetag.data.batches import Batch, EpochBatches, PhotoBags
 from truetag.evaluation.ranking import average_precision, mean_over_labels
 from truetag.io.signals import ignore_signals, stoppable
@@ -19,45 +22,87 @@ from truetag.io.tensors import State
 from truetag.io.terminal import Progress
 from truetag.losses import q_likelihood
 from truetag.models.classifier import Classifier
-from truetag.optimisation import learning_rate_share, make_optimiser
-from truetag.runs.checkpoints import Checkpoint, Place, load_optimiser_state, optimiser_state
+from truetag.noise_models import NoiseModel, observed_logits
+from truetag.runs.checkpoints import Checkpoint, Position, load_optimiser_state, optimiser_state
 from truetag.runs.config import TrainConfig
 from truetag.runs.journal import Journal
-from truetag.training.observed_tagger import ObservedTagger
 from truetag.training.preparation import Bags, TrainingData
+
+
+class ObservedNetwork(nn.Module):
+    """observe o noise model o classifier: inputs to observed logits; without a noise model, to the true ones."""
+
+    def __init__(self, classifier: Classifier, noise_model: NoiseModel | None, detach_features: bool) -> None:
+        super().__init__()
+        self.classifier, self.noise_model, self.detach_features = classifier, noise_model, detach_features
+
+    def forward(
+        self,
+        inputs: Float[Tensor, "B T ..."],
+        mask: Bool[Tensor, "B T"] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "B K"]:
+        """Logits of p(z=1|I) for bags of photos or features; `generator` decides dropout."""
+        true_logits, h = self.classifier(inputs, mask, generator)
+        h = h.detach() if self.detach_features else h
+        return observed_logits(true_logits.float(), h.float(), self.noise_model)
+
+
+@dataclass(frozen=True)
+class StageSettings:
+    """What differs between stage 1 and stage 2."""
+
+    number: int
+    num_epochs: int
+    learning_rate: float
+    """Peak rate of the head."""
+    weight_decay: float
+
+
+def stage_settings(config: TrainConfig, number: int, num_features: int) -> StageSettings:
+    """The settings of stage 1 or 2 of a head on `num_features` features."""
+    sizes = optimisation.step_sizes(num_features, config.learning_rate, config.weight_decay)
+    if number == 1:
+        return StageSettings(1, config.stage1_epochs, sizes.learning_rate, sizes.weight_decay)
+    rate = optimisation.stage2_learning_rate(sizes.learning_rate, config.stage2_learning_rate, config.stage1_epochs)
+    return StageSettings(2, config.stage2_epochs, rate, sizes.weight_decay)
 
 
 class Stage:
     """Minimises the objective on the observed logits and keeps the epoch that `config.select` chooses.
 
-    Begins at the checkpoint that the journal was resumed at, if that lies in this stage.
+    Starts at the checkpoint that the journal was resumed at, if that lies in this stage.
+
+    Args:
+        settings: of this stage.
+        network: the classifier, and in stage 2 the noise model.
+        data: the bags.
+        accelerator: places network and data on its devices.
+        journal: receives the history and the checkpoints.
+        config: the settings of the run.
     """
 
     def __init__(
         self,
-        number: int,
-        classifier: Classifier,
-        noise_model: nn.Module | None,
+        settings: StageSettings,
+        network: ObservedNetwork,
         data: TrainingData,
         accelerator: Accelerator,
         journal: Journal,
+        config: TrainConfig,
     ) -> None:
-        config = journal.run.config
         self.config, self.data, self.accelerator, self.journal = config, data, accelerator, journal
-        self.classifier, self.noise_model = classifier, noise_model
-        self.num_epochs = config.stage1_epochs if number == 1 else config.stage2_epochs
-        self.network = ObservedTagger(classifier, noise_model, config.detach_features)
-        loader, self.batches = _loader(data.train, config, number)
-        optimiser = make_optimiser(classifier, noise_model, config, number)
-        num_steps = self.num_epochs * len(self.batches)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimiser, lambda step: learning_rate_share(step, num_steps, config.warmup)
-        )
+        self.num_epochs = settings.num_epochs
+        self.network, self.classifier = network, network.classifier
+        self.generator = torch.Generator(accelerator.device)
+        loader, self.batches = _loader(data.train, config, settings.number)
+        optimiser = _make_optimiser(network, settings, config)
+        schedule = optimisation.make_schedule(optimiser, settings.num_epochs * len(self.batches))
         self.prepared, self.optimiser, self.loader, self.schedule = accelerator.prepare(
-            self.network, optimiser, loader, schedule
+            network, optimiser, loader, schedule
         )
         self.parameters = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
-        self.place, self.best = Place(number), _copy(trained_state(self.network, config))
+        self.position, self.best = Position(settings.number), _copy(trained_state(network, config.freeze_backbone))
 
     def run(self) -> None:
         """Train to the end.
@@ -66,20 +111,20 @@ class Stage:
             InputError: the loss or its gradient stops being finite.
             KeyboardInterrupt: after Ctrl-C (SystemExit after SIGTERM), once a checkpoint is written.
         """
-        place = self.place
-        resumed = self.journal.resumed_at(place.stage)
+        position = self.position
+        resumed = self.journal.resumed_at(position.stage)
         if resumed is None:
             self._save()
         else:
-            place = self._restore(resumed)
+            position = self._restore(resumed)
         steps = len(self.loader)
         with (
-            Progress(f"stage {place.stage}", self.num_epochs * steps) as self.progress,
-            torch.random.fork_rng(),
+            Progress(f"stage {position.stage}", self.num_epochs * steps) as self.progress,
+            torch.random.fork_rng(enabled=not self.config.freeze_backbone),
             stoppable() as self.stop,
         ):
-            self.progress.advance((place.epoch - 1) * steps + place.step)
-            while place.epoch <= self.num_epochs:
+            self.progress.advance((position.epoch - 1) * steps + position.step)
+            while position.epoch <= self.num_epochs:
                 started = time.monotonic()
                 try:
                     self._train_epoch()
@@ -93,37 +138,49 @@ class Stage:
 
     def _train_epoch(self) -> None:
         """The steps of an epoch that are not done yet."""
-        place = self.place
-        self.batches.set_epoch(place.epoch)
+        position = self.position
+        self.batches.set_epoch(position.epoch)
         self.network.train()
         if self.config.freeze_backbone:
             self.classifier.backbone.eval()
+        q = 0.0 if self.config.q == "auto" else self.config.q
         for batch in self._rest_of_epoch():
-            _seed(self.accelerator, self.config.seed, place)
+            self._seed()
             with self.accelerator.autocast():
-                logits = self.prepared(batch.inputs, batch.mask)
-                loss = q_likelihood(logits, batch.labels, self.config.q or 0.0, self.config.loss)
+                logits = self.prepared(batch.inputs, batch.mask, self.generator)
+                loss = q_likelihood(logits, batch.labels, q, self.config.loss)
             self.accelerator.backward(loss)
             value = loss.item()
             if problem := self._find_infinity(value):
-                at = f"stage {place.stage}, epoch {place.epoch}, step {place.step + 1}"
+                at = f"stage {position.stage}, epoch {position.epoch}, step {position.step + 1}"
                 ids = [self.data.train.ids[int(index)] for index in batch.indices]
                 raise self.journal.diverged(f"{problem} at {at}", ids)
             self.optimiser.step()
             self.schedule.step()
             self.optimiser.zero_grad()
-            place.step += 1
-            place.total_loss += value
-            self.data.skip(batch.skipped)
+            position.step += 1
+            position.total_loss += value
+            self.data.skips.report_all(batch.skipped)
             self.progress.advance(1)
             if self.journal.is_due:
                 self._save()
             self._pause_if_asked()
 
+    def _seed(self) -> None:
+        """Seed what a step draws, so that it can be repeated without the steps before it."""
+        position = self.position
+        text = f"{self.config.seed} {position.stage} {position.epoch} {position.step} {self.accelerator.process_index}"
+        seed = zlib.crc32(text.encode())
+        self.generator.manual_seed(seed)
+        if not self.config.freeze_backbone:  # layers of the backbone may draw from torch's own generators
+            torch.default_generator.manual_seed(seed)
+            if self.accelerator.device.type == "cuda":
+                torch.cuda.manual_seed(seed)
+
     def _rest_of_epoch(self) -> Iterable[Batch]:
-        if self.place.step:
-            return skip_first_batches(self.loader, self.place.step)
-        self.loader.set_epoch(self.place.epoch)  # which a loader hands on to the sampler whenever it is iterated
+        if self.position.step:
+            return skip_first_batches(self.loader, self.position.step)
+        self.loader.set_epoch(self.position.epoch)  # which a loader hands on to the sampler whenever it is iterated
         return self.loader
 
     def _find_infinity(self, loss: float) -> str | None:
@@ -138,24 +195,24 @@ class Stage:
         return None
 
     def _close_epoch(self, validation_ap: float, seconds: float) -> None:
-        place = self.place
-        loss = place.total_loss / len(self.loader)
+        position = self.position
+        loss = position.total_loss / len(self.loader)
         self.progress.advance(0, f"loss {loss:.4f}, validation AP {100 * validation_ap:.2f}")
         self.journal.log(
             {
-                "stage": place.stage,
-                "epoch": place.epoch,
+                "stage": position.stage,
+                "epoch": position.epoch,
                 "loss": loss,
                 "validation_ap": validation_ap,
                 "learning_rate": self.schedule.get_last_lr()[0],
                 "seconds": round(seconds, 2),
-                **_mean_rates(self.noise_model),
+                **_mean_rates(self.network.noise_model),
             }
         )
-        if validation_ap > place.best_ap or self.config.select == "last":
-            place.best_epoch, place.best_ap = place.epoch, validation_ap
-            self.best = _copy(trained_state(self.network, self.config))
-        place.epoch, place.step, place.total_loss = place.epoch + 1, 0, 0.0
+        if validation_ap > position.best_ap or self.config.select == "last":
+            position.best_epoch, position.best_ap = position.epoch, validation_ap
+            self.best = _copy(trained_state(self.network, self.config.freeze_backbone))
+        position.epoch, position.step, position.total_loss = position.epoch + 1, 0, 0.0
 
     @torch.inference_mode()
     def _validate(self) -> float:
@@ -165,7 +222,7 @@ class Stage:
         logits, labels = [], []
         for picks in EpochBatches(len(validation), 4 * self.config.batch_size, 0, shuffle=False):
             batch = validation.__getitems__(picks)
-            self.data.skip(batch.skipped)
+            self.data.skips.report_all(batch.skipped)
             inputs, mask = send_to_device((batch.inputs, batch.mask), self.accelerator.device)
             logits.append(self.classifier(inputs, mask)[0].float().cpu())
             labels.append(batch.labels)
@@ -174,24 +231,23 @@ class Stage:
         return 0.0 if math.isnan(ap) else ap
 
     def _pause_if_asked(self) -> None:
-        """Where a signal is obeyed: between two steps, so that a checkpoint says all."""
+        """Obey a signal here, between two steps, where a checkpoint holds everything."""
         if self.stop.requested:
             self._save()
-            place = self.place
-            at = f"stage {place.stage}, epoch {place.epoch}, after step {place.step} of {len(self.loader)}"
+            position = self.position
+            at = f"stage {position.stage}, epoch {position.epoch}, after step {position.step} of {len(self.loader)}"
             self.progress.say(f"stopped in {at}; --resume goes on from there")
         self.stop.check()
 
     def _save(self) -> None:
-        note: dict[str, Any] = {"schedule": self.schedule.state_dict()}
-        note["skipped"] = [[entry.id, str(entry.path), entry.reason] for entry in self.data.skipped.values()]
+        note: dict[str, Any] = {"schedule": self.schedule.state_dict(), "skipped": self.data.skips.to_json()}
         if self.accelerator.scaler is not None:
             note["scaler"] = self.accelerator.scaler.state_dict()
-        network = trained_state(self.network, self.config)
-        self.journal.save(Checkpoint(self.place, network, self.best, optimiser_state(self.optimiser), note))
+        network = trained_state(self.network, self.config.freeze_backbone)
+        self.journal.save(Checkpoint(self.position, network, self.best, optimiser_state(self.optimiser), note))
 
-    def _restore(self, checkpoint: Checkpoint) -> Place:
-        self.place, self.best = checkpoint.place, checkpoint.best
+    def _restore(self, checkpoint: Checkpoint) -> Position:
+        self.position, self.best = checkpoint.position, checkpoint.best
         self.network.load_state_dict(checkpoint.network, strict=False)
         load_optimiser_state(self.optimiser, checkpoint.optimiser)
         self.schedule.load_state_dict(checkpoint.note["schedule"])
@@ -199,36 +255,51 @@ class Stage:
             group["lr"] = rate
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(checkpoint.note["scaler"])
-        return self.place
+        return self.position
 
 
-def trained_state(network: nn.Module, config: TrainConfig) -> State:
+def trained_state(network: nn.Module, freeze_backbone: bool) -> State:
     """The state without a frozen backbone, which never changes."""
     state = network.state_dict()
-    return {name: state[name] for name in state if not (config.freeze_backbone and "backbone." in name)}
+    return {name: state[name] for name in state if not (freeze_backbone and "backbone." in name)}
+
+
+def _make_optimiser(network: ObservedNetwork, settings: StageSettings, config: TrainConfig) -> torch.optim.Optimizer:
+    """Head, backbone and noise model, each with its own learning rate."""
+    classifier, noise_model = network.classifier, network.noise_model
+    rate, decay = settings.learning_rate, settings.weight_decay
+    head = [*classifier.head.parameters()]
+    if classifier.log_sharpness is not None:
+        head.append(classifier.log_sharpness)
+    groups = optimisation.parameter_groups(head, rate, decay)
+    backbone_rate = rate * config.backbone_learning_rate
+    groups += optimisation.parameter_groups(classifier.backbone.parameters(), backbone_rate, decay)
+    if noise_model is not None:
+        groups += noise_model.parameter_groups(
+            config.noise_learning_rate, config.noise_weight_learning_rate, config.noise_weight_decay
+        )
+    return optimisation.make_optimiser(groups, [network], config.optimiser)
 
 
 def _copy(state: State) -> State:
     return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
 
 
-def _seed(accelerator: Accelerator, seed: int, place: Place) -> None:
-    """Seed the generator that dropout draws from: a step can be repeated without those before it."""
-    text = f"{seed} {place.stage} {place.epoch} {place.step} {accelerator.process_index}"
-    number = zlib.crc32(text.encode())  # torch.manual_seed would do the same for every kind of device, in 80 us
-    torch.default_generator.manual_seed(number)
-    if accelerator.device.type == "cuda":
-        torch.cuda.manual_seed(number)
-
-
 def _loader(bags: Bags, config: TrainConfig, stage: int) -> tuple[DataLoader, EpochBatches]:
-    photos = isinstance(bags, PhotoBags)
-    batches = EpochBatches(
-        len(bags), config.batch_size, 2 * config.seed + stage, shuffle=True, flip=config.flip and photos
-    )
-    workers = config.num_workers if photos else 0
+    """The batches of a stage.
+
+    Returns:
+        The loader, and its sampler, which is told the epoch.
+    """
+    has_photos = isinstance(bags, PhotoBags)
+    seed = 2 * config.seed + stage
+    batches = EpochBatches(len(bags), config.batch_size, seed, shuffle=True, flip=config.flip and has_photos)
     loader = DataLoader(
-        bags, batch_sampler=batches, collate_fn=_as_it_is, num_workers=workers, worker_init_fn=ignore_signals
+        bags,
+        batch_sampler=batches,
+        collate_fn=_as_it_is,
+        num_workers=config.num_workers if has_photos else 0,
+        worker_init_fn=ignore_signals,
     )
     return loader, batches
 
@@ -238,10 +309,10 @@ def _as_it_is(batch: Any) -> Batch:
 
 
 @torch.no_grad()
-def _mean_rates(noise_model: nn.Module | None) -> dict[str, float]:
+def _mean_rates(noise_model: NoiseModel | None) -> dict[str, float]:
     if noise_model is None:
         return {}
     return {
-        "missing_rate": noise_model.missing_rate().mean().item(),  # type: ignore[operator]
-        "incorrect_rate": noise_model.incorrect_rate().mean().item(),  # type: ignore[operator]
+        "missing_rate": noise_model.missing_rate().mean().item(),
+        "incorrect_rate": noise_model.incorrect_rate().mean().item(),
     }

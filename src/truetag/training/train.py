@@ -1,14 +1,14 @@
 """Training: `train` prepares the data and runs two stages, the first without, the second with the noise model.
 
-Stage 1 fits the classifier alone. Stage 2 goes on from there, with the noise model or (the fair baseline, `*` in the
-paper) for the same number of epochs without. The epoch that is kept is the one with the best mean AP against the noisy
-validation tags: no true label is ever looked at. A run that was stopped, or killed, goes on from its last checkpoint
+Stage 1 fits the classifier alone. Stage 2 continues with the noise model or (the fair baseline, `*` in the paper) for
+the same number of epochs without it. The epoch that is kept is the one with the best mean AP against the noisy
+validation tags: no true label is ever looked at. A run that was stopped, or killed, continues from its last checkpoint
 and ends with the very weights that it would have had (bit for bit on CPU).
 """
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,24 +18,24 @@ from torch import Tensor, nn
 
 from truetag.data.batches import EpochBatches, PhotoBags
 from truetag.data.manifest import read_manifest
-from truetag.data.vocabulary import read_vocabulary
-from truetag.errors import InputError
+from truetag.data.vocabulary import Vocabulary, read_vocabulary
 from truetag.io.files import remove_leftovers, write_text
 from truetag.io.tensors import digest_state
 from truetag.io.terminal import tell
-from truetag.media.files import MAX_SKIPPED, Skipped, check_share, write_skipped
-from truetag.media.photos import Preprocessing
+from truetag.label_noise.linear_head import label_frequencies
+from truetag.media.files import Reading, SkipList
 from truetag.models.backbones import load_backbone
+from truetag.models.building import build_classifier
 from truetag.models.classifier import Classifier
-from truetag.models.features import feature_spec
+from truetag.noise_models import NoiseModel, make_noise_model
 from truetag.runs.config import TrainConfig
 from truetag.runs.folder import Run, create_run, is_run, lock_run, open_run, require_new_folder
 from truetag.runs.journal import Epoch, Journal
-from truetag.training.observed_tagger import make_noise_model
-from truetag.training.preparation import TrainingData, count_labels, prepare_data, warn_of_labels
+from truetag.runs.noise_model import save_noise_model
+from truetag.training.preparation import TrainingData, TrainingInputs, count_labels, prepare_data, warn_of_labels
 from truetag.training.resuming import stopped_run, take_over
-from truetag.training.stage import Stage, trained_state
-from truetag.training.targets import learn_targets
+from truetag.training.stage import ObservedNetwork, Stage, stage_settings, trained_state
+from truetag.training.targets import Targets, learn_targets
 
 STATISTICS_BATCHES = 100
 
@@ -46,10 +46,8 @@ def train(
     vocabulary: Path,
     out: Path,
     start_from: Path | None = None,
-    cache: Path | None = None,
     resume: bool = False,
-    max_skipped: float = MAX_SKIPPED,
-    allow_outside: bool = False,
+    reading: Reading = Reading(),
 ) -> Run:
     """Train one recipe and leave a run folder.
 
@@ -59,134 +57,150 @@ def train(
         vocabulary: the word list that gives the labels.
         out: the run folder to make.
         start_from: a run whose stage 1 is taken over instead of trained again.
-        cache: where features are cached; by default in the user's cache folder.
-        resume: go on with the run in `out` where it was stopped; begin it if there is none yet.
-        max_skipped: stop if more than this share of the photos cannot be used.
-        allow_outside: read photos that lie outside the manifest's media root.
+        resume: continue the run in `out` where it was stopped; begin it if there is none yet.
+        reading: how photos and clips are read.
+
+    Raises:
+        InputError: a setting, the data or `out` is not what it should be; or training diverges.
     """
-    check_share(max_skipped)
+    if config.noise_model != "auto":
+        make_noise_model(config.noise_model, 1, 1)  # an unknown name ends here, before any work
     words = read_vocabulary(vocabulary)
     accelerator = Accelerator(mixed_precision=config.precision)
-    # several processes (`accelerate launch`) compute alike; one of them writes
-    writes = accelerator.is_main_process
+    writes = accelerator.is_main_process  # several processes (`accelerate launch`) compute alike; one of them writes
     with ExitStack() as stack:
         stopped = None
         if resume and is_run(out):
-            if writes:  # before anything of it is read: it may be under way elsewhere
+            if writes:  # before anything of it is read: another command may be at it
                 stack.enter_context(lock_run(out))
                 remove_leftovers(out)
-            stopped = stopped_run(out, config, words)
+            stopped = stopped_run(out, config, words.words)
         if stopped is None:
             require_new_folder(out)
         elif stopped.is_finished:
             tell(f"{out} is finished already")
             if writes:
-                Journal(stopped, writes).checkpoints.clear()  # it may have been killed when all was done but this
+                Journal(stopped, writes).checkpoints.clear()  # it may have been killed just before this
             return stopped
-        source = None if start_from is None else open_run(start_from)
-        manifest = read_manifest(data)
-        with torch.random.fork_rng():
-            torch.manual_seed(config.seed)  # weights that are not loaded are drawn
-            backbone, preprocessing = load_backbone(config.backbone, config.weights, config.resolution)
-            classifier = build_classifier(config, backbone, preprocessing, len(words)).to(accelerator.device)
-        bags = prepare_data(config, manifest, words, classifier, preprocessing, cache, max_skipped, allow_outside)
-        origin = {"the training data": bags.digest(), "--from": None}
-        history: list[Epoch] = []
-        if source is not None:
-            take_over(classifier, source, config, words)
-            history = [record for record in source.history() if record["stage"] == 1]
-            origin["--from"] = digest_state(trained_state(classifier, config))
+        inputs = _gather_inputs(config, data, words, reading, accelerator.device)
+        bags = prepare_data(inputs)
+        taken_over = None if start_from is None else _take_over_stage1(inputs, start_from)
         accelerator.wait_for_everyone()
-        run = stopped or Run(out, config, words, preprocessing)
+        run = stopped or Run(out, config, words, inputs.preprocessing)
         if stopped is None and writes:
-            run = create_run(out, config, words, preprocessing)
+            run = create_run(out, config, words, inputs.preprocessing)
             stack.enter_context(lock_run(out))
         journal = stack.enter_context(Journal(run, writes))
-        bags.skip(
-            [Skipped(name, Path(path), reason) for name, path, reason in journal.begin(origin, stopped is not None)]
-        )
+        origin = {
+            "the training data": bags.fingerprint(),
+            "--from": None if taken_over is None else taken_over.fingerprint,
+        }
+        bags.skips.restore(journal.begin(origin, stopped is not None))
+        targets = _learn_targets(inputs, bags, journal)
+        training = _Training(inputs.classifier, bags, targets.config, accelerator, journal)
+        noise_model = training.run_stages(None if taken_over is None else taken_over.history)
+        skips = _gather_skips(bags.skips)
         if writes:
-            warn_of_labels(bags.train.labels, words)
-            write_text(run.folder / "labels.tsv", count_labels(bags.train.labels, words))
-        chosen, known_noise, said = learn_targets(
-            *(config, manifest, words, bags, classifier, preprocessing, cache),
-            kept=run.folder / "targets.safetensors",
-            writes=writes,
-        )
-        journal.run = replace(run, config=chosen)
-        if writes:
-            for line in said:
-                tell(line)
-        noise_model = _train_stages(classifier, bags, journal, accelerator, None if source is None else history)
-        skipped = _gather_skipped(bags)
-        if writes:
-            write_skipped(run.folder / "skipped.jsonl", skipped, bags.num_photos)
-            if (noise_model := noise_model or known_noise) is not None:
-                run.save_state("noise_model", noise_model.state_dict())
-            run.save_state("classifier", classifier.state_dict())  # the last: a run that has it is finished
+            skips.write(run.folder / "skipped.jsonl")
+            if (noise_model := noise_model or targets.noise_model) is not None:
+                save_noise_model(run, noise_model, inputs.classifier.num_noise_features)
+            run.save_state("classifier", inputs.classifier.state_dict())  # the last: a run that has it is finished
             journal.checkpoints.clear()
         accelerator.wait_for_everyone()
-    return run
+    return replace(run, config=targets.config)
 
 
-def _train_stages(
-    classifier: Classifier,
-    data: TrainingData,
-    journal: Journal,
-    accelerator: Accelerator,
-    stage1_history: list[Epoch] | None,
-) -> nn.Module | None:
-    """Both stages, or what of them is not done yet; returns the noise model.
+def _gather_inputs(
+    config: TrainConfig, data: Path, vocabulary: Vocabulary, reading: Reading, device: torch.device
+) -> TrainingInputs:
+    """Read the manifest and build the classifier.
 
-    With the history of a stage 1 that was taken over there is only the second.
+    Args:
+        config: all settings.
+        data: the manifest.
+        vocabulary: the labels.
+        reading: how photos and clips are read.
+        device: where the classifier goes.
     """
-    config = journal.run.config
-    if journal.resumed_at(2) is None:
-        if stage1_history is None:
-            if journal.resumed is None:
-                _start(classifier, data, config)
-            Stage(1, classifier, None, data, accelerator, journal).run()
-        else:
-            for record in stage1_history:
-                journal.log(record)
-        if journal.writes:
-            journal.run.save_state("stage1", trained_state(classifier, config))
-    if not config.stage2_epochs:
-        return None
-    rates = (config.initial_missing_rate, config.initial_incorrect_rate)
-    num_features, num_labels = classifier.num_noise_features, len(journal.run.vocabulary)
-    noise_model = make_noise_model(config.noise_model, num_features, num_labels, *rates)
-    Stage(2, classifier, noise_model, data, accelerator, journal).run()
-    return noise_model
+    manifest = read_manifest(data)
+    with torch.random.fork_rng():  # weights that are not loaded are drawn, by layers that take no generator
+        torch.manual_seed(config.seed)
+        backbone, preprocessing = load_backbone(config.backbone, config.weights, config.resolution)
+        classifier = build_classifier(config, backbone, preprocessing, len(vocabulary)).to(device)
+    return TrainingInputs(config, manifest, vocabulary, classifier, preprocessing, reading)
 
 
-def build_classifier(
-    config: TrainConfig, backbone: nn.Module, preprocessing: Preprocessing, num_labels: int
-) -> Classifier:
-    """The classifier that the config describes, on a backbone whose number of features is found out here.
+@dataclass(frozen=True)
+class _TakenOver:
+    """Stage 1 of another run: its history, and a fingerprint of its weights."""
 
-    Raises:
-        InputError: the backbone cannot take photos of this resolution.
-    """
-    probe = Classifier(backbone, getattr(backbone, "num_noise_features", 0) + 1, 1, config.pooling)
-    try:
-        num_features = feature_spec(probe, config.backbone, "", preprocessing).num_features
-    except RuntimeError as error:
-        got = f"{config.backbone} cannot take photos of {config.resolution} x {config.resolution}"
-        raise InputError(f"resolution: {got} ({error})") from None
-    backbone.requires_grad_(not config.freeze_backbone)
-    return Classifier(
-        backbone,
-        num_features,
-        num_labels,
-        config.pooling,
-        config.dropout,
-        max_over_frames=config.level == "frame",
-        frames_at_a_time=config.frames_at_a_time,
-    )
+    history: list[Epoch]
+    fingerprint: str
 
 
-def _start(classifier: Classifier, data: TrainingData, config: TrainConfig) -> None:
+def _take_over_stage1(inputs: TrainingInputs, start_from: Path) -> _TakenOver:
+    other = open_run(start_from)
+    take_over(inputs.classifier, other, inputs.config, inputs.vocabulary.words)
+    history = [record for record in other.history() if record["stage"] == 1]
+    return _TakenOver(history, digest_state(trained_state(inputs.classifier, inputs.config.freeze_backbone)))
+
+
+def _learn_targets(inputs: TrainingInputs, bags: TrainingData, journal: Journal) -> Targets:
+    """Warn of labels, learn what the settings leave open, and record it in the run folder."""
+    run, writes = journal.run, journal.writes
+    if writes:
+        warn_of_labels(bags.train.labels, inputs.vocabulary)
+        write_text(run.folder / "labels.tsv", count_labels(bags.train.labels, inputs.vocabulary))
+    targets = learn_targets(inputs, bags, run.folder / "targets.safetensors", writes)
+    if writes and targets.note:
+        run.record_choice(targets.config, targets.note)
+        for message in targets.messages:
+            tell(message)
+    return targets
+
+
+@dataclass(frozen=True)
+class _Training:
+    """Both stages, or what of them is not done yet."""
+
+    classifier: Classifier
+    data: TrainingData
+    config: TrainConfig
+    accelerator: Accelerator
+    journal: Journal
+
+    def run_stages(self, stage1_history: list[Epoch] | None) -> NoiseModel | None:
+        """Train, and return the noise model. With the history of a stage 1 that was taken over, only stage 2 runs."""
+        config, classifier, journal = self.config, self.classifier, self.journal
+        if journal.resumed_at(2) is None:
+            if stage1_history is None:
+                if journal.resumed is None:
+                    _initialise(classifier, self.data, config)
+                self._run_stage(1, None)
+            else:
+                for record in stage1_history:
+                    journal.log(record)
+            if journal.writes:
+                journal.run.save_state("stage1", trained_state(classifier, config.freeze_backbone))
+        if not config.stage2_epochs:
+            return None
+        noise_model = make_noise_model(
+            config.noise_model,
+            classifier.num_noise_features,
+            len(classifier.head.bias),
+            config.initial_missing_rate,
+            config.initial_incorrect_rate,
+        )
+        self._run_stage(2, noise_model)
+        return noise_model
+
+    def _run_stage(self, number: int, noise_model: NoiseModel | None) -> None:
+        settings = stage_settings(self.config, number, self.classifier.head.weight.shape[1])
+        network = ObservedNetwork(self.classifier, noise_model, self.config.detach_features)
+        Stage(settings, network, self.data, self.accelerator, self.journal, self.config).run()
+
+
+def _initialise(classifier: Classifier, data: TrainingData, config: TrainConfig) -> None:
     """Set what the training data decides before the first step: feature statistics and label frequencies."""
     bags = data.train
     device = classifier.head.weight.device
@@ -199,10 +213,11 @@ def _start(classifier: Classifier, data: TrainingData, config: TrainConfig) -> N
             if number == STATISTICS_BATCHES and isinstance(bags, PhotoBags):
                 return
             batch = bags.__getitems__(picks)
-            data.skip(batch.skipped)
-            # of a bag without any frame that can be decoded nothing is known, and it looks like nothing
-            known = (batch.labels >= 0).any(1)
-            frames = batch.inputs[known].flatten(0, 1) if batch.mask is None else batch.inputs[known][batch.mask[known]]
+            data.skips.report_all(batch.skipped)
+            # a bag whose frames all fail to decode has unknown labels and black pixels
+            usable = (batch.labels >= 0).any(1)
+            mask = None if batch.mask is None else batch.mask[usable]
+            frames = batch.inputs[usable].flatten(0, 1) if mask is None else batch.inputs[usable][mask]
             frames = frames.to(device)
             regions = classifier.extract(frames) if frames.ndim == 4 else frames
             num_regions = regions.shape[1]
@@ -216,13 +231,12 @@ def _start(classifier: Classifier, data: TrainingData, config: TrainConfig) -> N
     if config.initial_bias is not None:
         nn.init.constant_(classifier.head.bias, config.initial_bias)
     else:
-        known = bags.labels >= 0
-        frequencies = torch.where(known, bags.labels, 0).float().sum(0) / known.sum(0).clamp(min=1)
         num_frames = bags.starts[-1] / len(bags)
-        classifier.set_prior(frequencies.to(device), num_regions * num_frames)
+        classifier.set_prior(label_frequencies(bags.labels).to(device), num_regions * num_frames)
 
 
-def _gather_skipped(data: TrainingData) -> list[Skipped]:
+def _gather_skips(skips: SkipList) -> SkipList:
     """The skip list of all processes, in order of ids."""
-    entries = gather_object([tuple(entry) for entry in data.skipped.values()])
-    return sorted(set(map(Skipped._make, entries)))
+    gathered = SkipList(skips.max_skipped, skips.total)
+    gathered.restore(sorted(gather_object(skips.to_json())))
+    return gathered

@@ -1,0 +1,81 @@
+"""Classifiers made: a new one from the settings of a run, and the trained one of a run."""
+
+import torch
+from torch import nn
+
+from truetag.errors import InputError
+from truetag.io.text import one_line
+from truetag.label_noise.linear_head import uses_layer_norm
+from truetag.media.photos import Preprocessing
+from truetag.models.backbones import load_backbone
+from truetag.models.classifier import Classifier
+from truetag.models.features import feature_spec
+from truetag.optimisation import step_sizes
+from truetag.runs.config import TrainConfig
+from truetag.runs.folder import Run
+
+
+def build_classifier(
+    config: TrainConfig, backbone: nn.Module, preprocessing: Preprocessing, num_labels: int
+) -> Classifier:
+    """A new classifier as the config describes it.
+
+    Args:
+        config: the settings of the run.
+        backbone: gives the features; a photo that is passed through it shows how many.
+        preprocessing: what the backbone expects of a photo.
+        num_labels: K.
+
+    Raises:
+        InputError: the backbone cannot take photos of this resolution.
+    """
+    probe = Classifier(backbone, getattr(backbone, "num_noise_features", 0) + 1, 1, config.pooling)
+    try:
+        num_features = feature_spec(probe, config.backbone, "", preprocessing).num_features
+    except RuntimeError as error:
+        got = f"{config.backbone} cannot take photos of {config.resolution} x {config.resolution}"
+        raise InputError(f"resolution: {got} ({error})") from None
+    backbone.requires_grad_(not config.freeze_backbone)
+    return _make_classifier(config, backbone, num_features, num_labels)
+
+
+def load_classifier(run: Run) -> Classifier:
+    """The trained classifier of a run, in evaluation mode, on the GPU if there is one.
+
+    Raises:
+        InputError: the run is not finished, or its weights belong to another backbone or vocabulary.
+    """
+    backbone, _ = load_backbone(run.config.backbone, "none", run.config.resolution)
+    state = run.load_state("classifier")
+    try:
+        num_labels, num_features = len(state["head.bias"]), len(state["head.standardise.mean"])
+        classifier = _make_classifier(run.config, backbone, num_features, num_labels)
+        classifier.load_state_dict(state)
+    except (KeyError, ValueError, RuntimeError) as error:
+        path = run.folder / "classifier.safetensors"
+        raise InputError(f"{path}: does not hold a {run.config.backbone} ({one_line(error)})") from None
+    if num_labels != len(run.vocabulary):
+        raise InputError(f"{run.folder}: the classifier has {num_labels} labels, vocabulary.tsv {len(run.vocabulary)}")
+    return classifier.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _make_classifier(config: TrainConfig, backbone: nn.Module, num_features: int, num_labels: int) -> Classifier:
+    """The classifier of these settings, untrained.
+
+    Args:
+        config: the settings of the run.
+        backbone: gives the features.
+        num_features: D, those for the noise model alone included.
+        num_labels: K.
+    """
+    num_head_features = num_features - getattr(backbone, "num_noise_features", 0)
+    return Classifier(
+        backbone,
+        num_features,
+        num_labels,
+        config.pooling,
+        dropout=step_sizes(num_head_features, dropout=config.dropout).dropout,
+        layer_norm=uses_layer_norm(num_head_features, config.layer_norm),
+        max_over_frames=config.level == "frame",
+        frames_at_a_time=config.frames_at_a_time,
+    )

@@ -33,7 +33,7 @@ def test_promised_signatures():
 
 def test_recipe_names():
     rows = ["mlcn", "mlcn-star", "nmn-fi", "nmn-fd", "mil", "mil-star", "mil-nmn-fi", "mil-nmn-fd"]
-    assert list(RECIPES) == [*rows, "best", *(f"paper-{row}" for row in rows)]
+    assert list(RECIPES) == ["best", *rows, *(f"paper-{row}" for row in rows)]
     for prefix in ("", "paper-"):
         for row, mil in zip(rows[:4], rows[4:], strict=True):
             assert dataclasses.replace(RECIPES[prefix + row], pooling="noisy-or") == RECIPES[prefix + mil]

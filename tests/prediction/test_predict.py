@@ -111,7 +111,7 @@ def test_a_frozen_run_predicts_the_same_from_cache_and_from_photos(tiny, tiny_ru
     prediction = predict_manifest(tiny_run, manifest, "test")
     assert prediction.rows == list(range(16))
     assert len(prediction.skips) == 0
-    assert prediction.features.shape == (16, load_classifier(tiny_run).head.in_features)
+    assert prediction.features.shape == (16, load_classifier(tiny_run).head.weight.shape[1])
     assert prediction.logits.shape == (16, len(tiny_run.vocabulary))
 
 

@@ -12,9 +12,9 @@ from truetag.data.manifest import iterate_rows, write_manifest
 from truetag.errors import InputError
 from truetag.io import tensors
 from truetag.runs import checkpoints
-from truetag.runs.checkpoints import Checkpoint, CheckpointFolder, Place, load_optimiser_state, optimiser_state
+from truetag.runs.checkpoints import Checkpoint, CheckpointFolder, Position, load_optimiser_state, optimiser_state
 from truetag.runs.folder import lock_run
-from truetag.training import stage as fitting
+from truetag.training import stage
 from truetag.training.train import train
 
 STEPS_AN_EPOCH, STEPS = 3, 12
@@ -31,7 +31,7 @@ def records(run):
 def at_step(monkeypatch, number, act):
     """Call `act` in the course of one training step; returns a list that grows with every step."""
     steps = []
-    original = fitting.q_likelihood
+    original = stage.q_likelihood
 
     def counting(*arguments):
         steps.append(len(steps) + 1)
@@ -39,7 +39,7 @@ def at_step(monkeypatch, number, act):
             act()
         return original(*arguments)
 
-    monkeypatch.setattr(fitting, "q_likelihood", counting)
+    monkeypatch.setattr(stage, "q_likelihood", counting)
     return steps
 
 
@@ -147,27 +147,28 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(start, tiny_run,
     assert older.name < newest.name
 
 
-def test_good_checkpoints_outlive_a_damaged_newer_one(tmp_path):
-    folder = CheckpointFolder(tmp_path, keep=1, seconds=60.0)
+def test_good_checkpoints_outlive_a_damaged_newer_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "KEPT", 1)
+    folder = CheckpointFolder(tmp_path, 60.0)
     weights = {"w": torch.zeros(1)}
-    folder.save(Checkpoint(Place(1, 1, 5), weights, {}, {}))
+    folder.save(Checkpoint(Position(1, 1, 5), weights, {}, {}))
     (tmp_path / "1-000009-000000000.safetensors").write_bytes(b"broken")
-    again = CheckpointFolder(tmp_path, keep=1, seconds=60.0)
+    again = CheckpointFolder(tmp_path, 60.0)
     found = again.latest()
     assert found is not None
-    assert found.place.step == 5
-    again.save(Checkpoint(Place(1, 1, 6), weights, {}, {}))
+    assert found.position.step == 5
+    again.save(Checkpoint(Position(1, 1, 6), weights, {}, {}))
     assert [path.name for path in tmp_path.iterdir()] == ["1-000001-000000006.safetensors"]
 
 
 def test_a_signal_in_the_last_validation_of_a_stage_is_obeyed(start, tiny_run, monkeypatch):
-    original = fitting.average_precision
+    original = stage.average_precision
 
     def interrupted(*arguments):
         os.kill(os.getpid(), signal.SIGTERM)
         return original(*arguments)
 
-    monkeypatch.setattr(fitting, "average_precision", interrupted)
+    monkeypatch.setattr(stage, "average_precision", interrupted)
     with pytest.raises(SystemExit):
         start()
     monkeypatch.undo()
@@ -227,13 +228,13 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_says_so(start, tiny_run, tmp
 
 
 def test_the_batch_of_a_loss_that_is_not_finite_is_named(start, tmp_path, monkeypatch):
-    original, losses = fitting.q_likelihood, []
+    original, losses = stage.q_likelihood, []
 
     def breaks(*arguments):
         losses.append(original(*arguments))
         return losses[-1] * (torch.nan if len(losses) == 5 else 1.0)
 
-    monkeypatch.setattr(fitting, "q_likelihood", breaks)
+    monkeypatch.setattr(stage, "q_likelihood", breaks)
     with pytest.raises(
         InputError, match=r"the loss is nan at stage 1, epoch 2, step 2; its batch: 'train-\d+', "
     ) as error:
@@ -241,55 +242,55 @@ def test_the_batch_of_a_loss_that_is_not_finite_is_named(start, tmp_path, monkey
     report = json.loads((tmp_path / "run" / "diverged.json").read_text())
     assert len(report["ids"]) == 16
     assert all(repr(name) in str(error.value) for name in report["ids"][:8])
-    found = CheckpointFolder(tmp_path / "run" / "checkpoints", 2, 60.0).latest()
+    found = CheckpointFolder(tmp_path / "run" / "checkpoints", 60.0).latest()
     assert found is not None
-    assert (found.place.epoch, found.place.step) == (2, 1)
+    assert (found.position.epoch, found.position.step) == (2, 1)
     assert all(tensor.isfinite().all() for tensor in found.network.values() if tensor.is_floating_point())
 
 
 def test_a_gradient_that_is_not_finite_is_caught_before_the_step(start, monkeypatch):
-    original, losses = fitting.q_likelihood, []
+    original, losses = stage.q_likelihood, []
 
     def steep(*arguments):
         losses.append(original(*arguments))
         return losses[-1] + (0 * losses[-1]).sqrt() if len(losses) == 3 else losses[-1]  # its slope is infinite
 
-    monkeypatch.setattr(fitting, "q_likelihood", steep)
+    monkeypatch.setattr(stage, "q_likelihood", steep)
     with pytest.raises(InputError, match="the gradient's norm is nan at stage 1, epoch 1, step 3"):
         start()
 
 
 def test_the_last_n_checkpoints_and_their_best_epochs_are_kept(tmp_path):
-    folder = CheckpointFolder(tmp_path, keep=2, seconds=60.0)
+    folder = CheckpointFolder(tmp_path, 60.0)
     weights = {"w": torch.arange(3.0)}
     for epoch in range(1, 6):
-        place = Place(stage=1, epoch=epoch, step=epoch, best_epoch=epoch // 2, best_ap=0.1)
-        folder.save(Checkpoint(place, weights, {}, {}, {"x": epoch}))
+        position = Position(stage=1, epoch=epoch, step=epoch, best_epoch=epoch // 2, best_ap=0.1)
+        folder.save(Checkpoint(position, weights, {}, {}, {"x": epoch}))
     (tmp_path / ".half.new.safetensors").write_text("x")
     best = {"w": torch.zeros(3)}
-    folder.save(Checkpoint(place, weights, best, {"0/step": torch.tensor(3.0)}, {"x": 6}))
+    folder.save(Checkpoint(position, weights, best, {"0/step": torch.tensor(3.0)}, {"x": 6}))
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "1-000004-000000004.safetensors",
         "1-000005-000000005.safetensors",
     ]
     found = folder.latest()
     assert found is not None
-    assert found.place == place
+    assert found.position == position
     assert found.note == {"x": 6}
     assert torch.equal(found.best["w"], best["w"])
     assert found.optimiser == {"0/step": torch.tensor(3.0)}
     folder.clear()
-    assert CheckpointFolder(tmp_path, 2, 60.0).latest() is None
+    assert CheckpointFolder(tmp_path, 60.0).latest() is None
 
 
 def test_a_checkpoint_is_due_by_the_clock(tmp_path, monkeypatch):
     now = 100.0
     monkeypatch.setattr(checkpoints.time, "monotonic", lambda: now)
-    folder = CheckpointFolder(tmp_path, keep=1, seconds=60.0)
+    folder = CheckpointFolder(tmp_path, 60.0)
     assert not folder.is_due
     now = 160.0
     assert folder.is_due
-    folder.save(Checkpoint(Place(1), {"w": torch.zeros(1)}, {}, {}))
+    folder.save(Checkpoint(Position(1), {"w": torch.zeros(1)}, {}, {}))
     assert not folder.is_due
 
 

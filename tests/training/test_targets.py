@@ -3,22 +3,21 @@
 import json
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
 from truetag.data.labels import observed_labels, source_words
 from truetag.data.manifest import iterate_rows, read_manifest, write_manifest
-from truetag.data.vocabulary import read_vocabulary
+from truetag.data.vocabulary import read_vocabulary, tokenise
 from truetag.errors import InputError
 from truetag.io.tensors import read_tensors
-from truetag.label_noise.heads import HeadSettings
 from truetag.label_noise.selection import Choice
+from truetag.label_noise.settings import JOINT
 from truetag.label_noise.validity import naming_shares
 from truetag.media.files import Reading
-from truetag.runs.folder import open_run
+from truetag.runs.folder import open_run, requested_config
 from truetag.runs.noise_model import load_noise_model
-from truetag.training import stage as fitting
+from truetag.training import stage, targets
 from truetag.training.recipes import recipe
 from truetag.training.train import train
 
@@ -26,8 +25,7 @@ from truetag.training.train import train
 @pytest.fixture
 def config(tiny_config):
     best = recipe("best")
-    chosen = {"validity": best.validity, "q": best.q, "stage1_epochs": 0, "noise_model": "fi"}
-    return replace(tiny_config, freeze_backbone=True, **chosen)
+    return replace(tiny_config, freeze_backbone=True, validity=best.validity, noise_model=best.noise_model)
 
 
 @pytest.fixture
@@ -53,10 +51,16 @@ def test_best_says_what_it_chose_and_why(tiny, config, tmp_path, capsys):
     assert "chosen: " in said
     state, note = learnt(run.folder)
     assert ((state["validity"] >= 0) & (state["validity"] <= 1)).all()
-    assert note["chosen"].keys() == {"noise_model", "q"}
-    assert open_run(run.folder).config == config  # what was asked for
-    assert run.has_state("noise_model") == (note["chosen"]["noise_model"] == "fi")
-    assert len(run.history()) == config.stage2_epochs
+    trained = open_run(run.folder).config
+    assert trained == run.config == replace(config, **note["chosen"])
+    assert trained.noise_model in ("none", "fi")
+    assert requested_config(open_run(run.folder)) == config
+    record = json.loads((run.folder / "chosen.json").read_text())
+    assert record["reason"] in said
+    assert record["held_out_ap"] == note["held_out_ap"]
+    assert record["requested"]["noise_model"] == "auto"
+    assert run.has_state("noise_model") == (trained.noise_model == "fi")
+    assert len(run.history()) == trained.stage1_epochs + trained.stage2_epochs
 
 
 def test_the_truth_is_never_looked_at(tiny, config, tmp_path):
@@ -85,7 +89,7 @@ def test_a_run_that_goes_on_has_the_same_targets(tiny, config, tmp_path, monkeyp
     arguments = (tiny / "swapped.jsonl", tiny / "vocabulary.tsv")
     whole = train(config, *arguments, tmp_path / "whole", reading=Reading(tmp_path))
     steps = []
-    original = fitting.q_likelihood
+    original = stage.q_likelihood
 
     def interrupted(*values):
         steps.append(1)
@@ -93,7 +97,7 @@ def test_a_run_that_goes_on_has_the_same_targets(tiny, config, tmp_path, monkeyp
             raise KeyboardInterrupt
         return original(*values)
 
-    monkeypatch.setattr(fitting, "q_likelihood", interrupted)
+    monkeypatch.setattr(stage, "q_likelihood", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(replace(config, checkpoint_seconds=0.0), *arguments, tmp_path / "run", reading=Reading(tmp_path))
     monkeypatch.undo()
@@ -110,13 +114,14 @@ def test_tags_are_taken_as_they_are(tagged, config, tmp_path):
 
 
 def test_where_held_out_tags_say_so_labels_become_their_posterior(tagged, config, tmp_path, monkeypatch):
-    """Nobody's captions to weigh: relabelled, trained without a noise model, and the rates are kept beside it."""
-    chosen = HeadSettings(noise_model="fi", q=0.6, relabel=True)
+    """Without captions: trained on the posterior without a noise model, and the rates are stored beside it."""
+    chosen = replace(JOINT, q=0.6, train_on_posterior=True)
     monkeypatch.setattr("truetag.training.targets.choose", lambda *_, **__: Choice(chosen, {}, "as the test says"))
     arguments = {"reading": Reading(tmp_path, allow_outside=True)}
     run = train(config, *tagged, tmp_path / "run", **arguments)
     state, note = learnt(run.folder)
-    assert note["chosen"] == {"noise_model": "none", "q": 0.4}
+    assert (note["chosen"]["noise_model"], note["chosen"]["q"]) == ("none", 0.4)
+    assert note["train_on_posterior"]
     assert ((state["posterior"] >= 0) & (state["posterior"] <= 1)).all()
     noise_model = load_noise_model(run)
     assert noise_model is not None
@@ -127,9 +132,9 @@ def test_where_held_out_tags_say_so_labels_become_their_posterior(tagged, config
     assert torch.equal(*(each.load_state("classifier")["head.weight"] for each in (run, again)))
 
 
-def test_labels_of_frames_have_no_captions_of_their_own(tiny, config, tmp_path):
-    with pytest.raises(InputError, match="level: validity and the choice of q need the labels of bags, got frame"):
-        train(replace(config, level="frame"), tiny / "swapped.jsonl", tiny / "vocabulary.tsv", tmp_path / "run")
+def test_labels_of_frames_have_no_captions_of_their_own(config):
+    with pytest.raises(InputError, match="level: expected bag where captions or noise models are judged, got 'frame'"):
+        replace(config, level="frame")
 
 
 def test_captions_as_sources(tiny):
@@ -139,5 +144,33 @@ def test_captions_as_sources(tiny):
     assert len(bags) == sum(len(row["captions"]) for row in rows)
     shares = naming_shares(words, bags, len(rows))
     assert torch.equal(shares > 0, observed_labels(rows, vocabulary) == 1)
-    first = json.loads((tiny / "vocabulary.tsv").with_name("swapped.jsonl").read_text().splitlines()[1])
-    assert np.isclose(shares[0].max().item() * len(first["captions"]) % 1, 0, atol=1e-5) or shares[0].max() == 1
+    first = rows[0]
+    word = vocabulary.words.index(tokenise(first["captions"][0])[0])
+    num_naming = sum(vocabulary.words[word] in tokenise(caption) for caption in first["captions"])
+    assert shares[0, word].item() == pytest.approx(num_naming / len(first["captions"]))
+
+
+def test_an_open_choice_without_a_stage_is_refused_before_any_work(config):
+    with pytest.raises(
+        InputError, match="stage2_epochs: expected a number above 0 where there is a noise"
+    ):
+        replace(config, stage2_epochs=0)
+
+
+def test_groups_reach_every_out_of_sample_step(tiny, config, tmp_path, monkeypatch):
+    rows = [row | {"group": f"pair {index // 2}"} for index, row in enumerate(iterate_rows(tiny / "swapped.jsonl"))]
+    manifest = tmp_path / "grouped.jsonl"
+    write_manifest(manifest, rows, {"media_root": str(tiny)})
+    seen = {}
+    for name in ("out_of_sample_logits", "choose", "caption_validity"):
+        original = getattr(targets, name)
+
+        def record(*values, name=name, original=original, **options):
+            seen[name] = options["groups"]
+            return original(*values, **options)
+
+        monkeypatch.setattr(targets, name, record)
+    reading = Reading(tmp_path, allow_outside=True)
+    train(config, manifest, tiny / "vocabulary.tsv", tmp_path / "run", reading=reading)
+    expected = [row["group"] for row in rows if row["split"] == "train"]
+    assert seen == dict.fromkeys(("out_of_sample_logits", "choose", "caption_validity"), expected)

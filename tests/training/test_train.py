@@ -139,7 +139,7 @@ def test_a_frozen_backbone_stays_as_it_was(tiny, tiny_config, tmp_path, pooling)
     config = replace(tiny_config, freeze_backbone=True, pooling=pooling, noise_model="fi")
     run = train(config, tiny / "swapped.jsonl", tiny / "vocabulary.tsv", tmp_path / "run")
     assert not any(name.startswith("backbone.") for name in run.load_state("stage1"))
-    assert not run.load_state("classifier")["feature_mean"].eq(0).all()
+    assert not run.load_state("classifier")["head.standardise.mean"].eq(0).all()
     noise_model = load_noise_model(run)
     assert noise_model is not None
     assert noise_model.missing_rate().shape == (len(run.vocabulary),)

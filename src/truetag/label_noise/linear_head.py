@@ -119,7 +119,7 @@ class Head(nn.Module):
         return linear(h, self.weight, self.bias)
 
     @torch.no_grad()
-    def set_prior(self, frequencies: Float[Tensor, "K"], num_instances: float = 1) -> None:
+    def set_prior(self, frequencies: Float[Tensor, "K"], num_instances: float | int = 1) -> None:
         """Start at these probabilities, each that of a noisy-OR bag of `num_instances` equal instances."""
         frequencies = frequencies.double().clamp(_SMALLEST_FREQUENCY, 1 - _SMALLEST_FREQUENCY)
         instance_frequencies = -torch.expm1(torch.log1p(-frequencies) / num_instances)

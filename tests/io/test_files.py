@@ -53,10 +53,10 @@ def test_what_a_killed_process_left_is_written_over(tmp_path):
 
 def test_two_writers_of_one_file_are_refused(tmp_path):
     with replacing(tmp_path / "a.txt") as temporary:
-        temporary.write_text("mine")
+        temporary.write_text("first")
         with pytest.raises(InputError, match=r"a\.txt is being written"):
-            write_text(tmp_path / "a.txt", "theirs")
-    assert (tmp_path / "a.txt").read_text() == "mine"
+            write_text(tmp_path / "a.txt", "second")
+    assert (tmp_path / "a.txt").read_text() == "first"
 
 
 @pytest.mark.parametrize("write", ["text", "tensors"])

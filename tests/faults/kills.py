@@ -2,7 +2,7 @@
 
     python tests/faults/kills.py [--kills 20] [--seed 0]
 
-Each trial forks a process that runs `truetag train` and then `truetag predict`, waits until it reaches a chosen place
+Each trial forks a process that runs `truetag train` and then `truetag predict`, waits until it reaches a chosen point
 (the n-th feature batch, training step, checkpoint write, ..), sleeps a random moment, and kills it there with SIGKILL.
 A second process repeats the commands with `--resume`. Then every file of the run, the feature cache and the predictions
 must equal, byte for byte, those of a run that nobody disturbed; the history but for its seconds.
@@ -36,9 +36,9 @@ from truetag.data.manifest import read_manifest
 from truetag.data.vocabulary import build_vocabulary, write_vocabulary
 from truetag.demo.scenes import draw_scenes
 
-# place -> how often it is reached at least in the commands below
-FROZEN_PLACES = {"features": 3, "checkpoint": 36, "step": 24, "stage 2": 1, "finish": 3, "prediction": 3}
-TUNED_PLACES = {"checkpoint": 36, "step": 24, "between stages": 1, "finish": 3, "prediction": 3}
+# point -> the least number of times that the commands below reach it
+FROZEN_POINTS = {"features": 3, "checkpoint": 36, "step": 24, "stage 2": 1, "finish": 3, "prediction": 3}
+TUNED_POINTS = {"checkpoint": 36, "step": 24, "between stages": 1, "finish": 3, "prediction": 3}
 SETTINGS = (
     "--backbone test_resnet --weights none --resolution 32 --batch-size 16 --stage1-epochs 3 --stage2-epochs 3 "
     "--checkpoint-seconds 0"
@@ -63,8 +63,8 @@ def commands(data: Path, work: Path, frozen: bool) -> Iterator[list[str]]:
     yield ["predict", str(work / "run"), manifest, "--split", "test", "--out", str(work / "predictions.parquet")]
 
 
-def run(data: Path, work: Path, frozen: bool, place: str = "", count: int = 0, pipe: int = -1) -> int:
-    """Run the commands in a child process; at the `count`-th arrival at `place` it writes to `pipe`. Returns its id."""
+def run(data: Path, work: Path, frozen: bool, point: str = "", count: int = 0, pipe: int = -1) -> int:
+    """Run the commands in a child process; at the `count`-th arrival at `point` it writes to `pipe`. Returns its id."""
     child = os.fork()
     if child:
         return child
@@ -75,14 +75,14 @@ def run(data: Path, work: Path, frozen: bool, place: str = "", count: int = 0, p
             os.dup2(log.fileno(), 2)
         # every batch reaches the disk, as it does in a real run every ten seconds
         truetag.models.features._FLUSH_SECONDS = truetag.prediction.predict._FLUSH_SECONDS = -1.0  # type: ignore[assignment]
-        _announce(place, count, pipe)
+        _announce(point, count, pipe)
         code = max(main(arguments) for arguments in commands(data, work, frozen))
     finally:
         os._exit(code)
 
 
-def _announce(place: str, count: int, pipe: int) -> None:
-    """Let the `count`-th arrival at `place` be told to the parent process."""
+def _announce(point: str, count: int, pipe: int) -> None:
+    """Tell the parent process about the `count`-th arrival at `point`."""
     arrivals = 0
 
     def arrive(*ignored: Any) -> None:
@@ -101,7 +101,7 @@ def _announce(place: str, count: int, pipe: int) -> None:
 
         setattr(owner, name, watched)
 
-    match place:
+    match point:
         case "features":
             watch(truetag.models.features, "_to_bytes")
         case "checkpoint":  # the write itself: a kill falls before, into or after it
@@ -118,10 +118,10 @@ def _announce(place: str, count: int, pipe: int) -> None:
             watch(truetag.prediction.table.PartialTable, "add")
 
 
-def kill_once(data: Path, work: Path, frozen: bool, place: str, count: int, delay: float) -> bool:
+def kill_once(data: Path, work: Path, frozen: bool, point: str, count: int, delay: float) -> bool:
     """Start the commands and kill them; False if they came to their end before."""
     reader, writer = os.pipe()
-    child = run(data, work, frozen, place, count, writer)
+    child = run(data, work, frozen, point, count, writer)
     os.close(writer)
     reached = os.read(reader, 1) == b"!"
     os.close(reader)
@@ -146,12 +146,12 @@ def outcome(work: Path) -> dict[str, bytes | str]:
 
 
 def trials(seed: int) -> Iterator[tuple[bool, str, int, float]]:
-    """Endlessly: which run, where it is killed, at which arrival, after how many seconds; each place in its turn."""
+    """Endlessly: which run, where it is killed, at which arrival, after how many seconds; each point in its turn."""
     chance = random.Random(seed)
     while True:
-        for frozen, places in ((True, FROZEN_PLACES), (False, TUNED_PLACES)):
-            for place, most in places.items():
-                yield frozen, place, chance.randint(1, most), chance.uniform(0, 0.006)
+        for frozen, points in ((True, FROZEN_POINTS), (False, TUNED_POINTS)):
+            for point, most in points.items():
+                yield frozen, point, chance.randint(1, most), chance.uniform(0, 0.006)
 
 
 def main_kills(num_kills: int, seed: int) -> int:
@@ -171,11 +171,11 @@ def main_kills(num_kills: int, seed: int) -> int:
             return num_kills
         expected[frozen] = outcome(work)
     killed = failed = 0
-    for frozen, place, count, delay in trials(seed):
+    for frozen, point, count, delay in trials(seed):
         work = folder / "disturbed"
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
-        if not kill_once(data, work, frozen, place, count, delay):
+        if not kill_once(data, work, frozen, point, count, delay):
             continue  # it was over before the signal came: no trial
         left = sorted(path.name for path in (work / "run" / "checkpoints").glob("*"))
         _, status = os.waitpid(run(data, work, frozen), 0)
@@ -187,7 +187,7 @@ def main_kills(num_kills: int, seed: int) -> int:
         failed += bool(status or different)
         state = "recovered" if not (status or different) else f"FAILED, exit status {status}, different: {different}"
         kind = "frozen" if frozen else "fine-tuned"
-        print(f"{killed:3} {kind:10} {place:14} {count:3} +{1000 * delay:.1f} ms, {len(left)} files left: {state}")
+        print(f"{killed:3} {kind:10} {point:14} {count:3} +{1000 * delay:.1f} ms, {len(left)} files left: {state}")
         if status:
             print((work / "log.txt").read_text(), file=sys.stderr)
         if killed == num_kills:

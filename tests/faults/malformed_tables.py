@@ -284,8 +284,8 @@ def damaged_parquet() -> Iterator[Case]:
         yield reader, "m.parquet", GOOD_PARQUET[:-8] + b"\0\0\0\0PAR1", broken
         yield reader, "m.parquet", GOOD_PARQUET[:-8] + GOOD_PARQUET[-8:-4] + b"PARE", broken
         footer = size - 8 - int.from_bytes(GOOD_PARQUET[-8:-4], "little")
-        for place in range(footer, footer + 9, 3):
-            yield reader, "m.parquet", GOOD_PARQUET[:place] + b"\xff\xff" + GOOD_PARQUET[place + 2 :], broken
+        for offset in range(footer, footer + 9, 3):
+            yield reader, "m.parquet", GOOD_PARQUET[:offset] + b"\xff\xff" + GOOD_PARQUET[offset + 2 :], broken
     damaged = bytearray(GOOD_PARQUET)
     damaged[4:40] = b"\xff" * 36
     yield "manifest", "m.parquet", bytes(damaged), broken
@@ -330,17 +330,17 @@ def csv_tables() -> Iterator[Case]:
         yield reader, name, b"", wanted
         for typo in ("splt", "Split_", "groups", "gruop"):
             yield reader, name, table(f"{good},{typo}", f"{row},x"), "unknown column"
-        for place in (2, 5, 40):
-            before = [row.replace("a", f"p{number}", 1) for number in range(place - 2)]
+        for line in (2, 5, 40):
+            before = [row.replace("a", f"p{number}", 1) for number in range(line - 2)]
             for cells in ("b.jpg", "b.jpg,x,y", "b.jpg,,,,,", ",".join("x" * 50_000)):
-                expected = f"line {place}: expected 2 cells ({', '.join(columns)}), got {cells.count(',') + 1}"
+                expected = f"line {line}: expected 2 cells ({', '.join(columns)}), got {cells.count(',') + 1}"
                 yield reader, name, table(good, *before, cells), expected
             for end in ("\n", "\r\n", "\r"):
-                unreadable = f"line {place}: not a readable table"
+                unreadable = f"line {line}: not a readable table"
                 yield reader, name, table(good, *before, 'b.jpg,"never closed', *["x,y"] * 9, end=end), unreadable
                 yield reader, name, table(good, *before, 'b.jpg,"closed" early', "x,y", end=end), unreadable
-            yield reader, name, table(good, *before, " ,dog"), f"line {place}: the image is empty"
-            yield reader, name, table(good, *before, '"",dog'), f"line {place}: the image is empty"
+            yield reader, name, table(good, *before, " ,dog"), f"line {line}: the image is empty"
+            yield reader, name, table(good, *before, '"",dog'), f"line {line}: the image is empty"
         tabs = good.replace(",", "\t")
         yield reader, name, table(tabs, 'a\t"x"y'), "line 2: not a readable table"
         yield reader, name, table(tabs, "a\tb\tc"), "line 2: expected 2 cells"

@@ -41,10 +41,10 @@ def folder(tmp_path_factory):
         {
             "id": name,
             "image": name,
-            "captions": [f"a {COLOURS[place % 4]} thing"],
-            "split": ("train", "test")[place % 2],
+            "captions": [f"a {COLOURS[index % 4]} thing"],
+            "split": ("train", "test")[index % 2],
         }
-        for place, name in enumerate(names)
+        for index, name in enumerate(names)
     ]
     write_manifest(root / "all.jsonl", rows, {"media_root": "photos"})
     lines = [f'"{row["image"]}",{row["captions"][0]},{row["split"]}\n' for row in rows]

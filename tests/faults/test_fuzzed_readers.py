@@ -40,8 +40,8 @@ edits = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 12), pieces | st.bina
 
 def mutated(content: bytes, changes: list[tuple[float, int, bytes]]) -> bytes:
     """The bytes with some stretches of them replaced."""
-    for place, length, piece in changes:
-        start = int(place * len(content))
+    for position, length, piece in changes:
+        start = int(position * len(content))
         content = content[:start] + piece + content[start + length :]
     return content
 

@@ -1,14 +1,17 @@
 """Files and tensors are there whole or not at all, whatever happens in between."""
 
 import errno
+import os
 import resource
+import subprocess
+import sys
 from contextlib import contextmanager
 
 import pytest
 import torch
 
 from truetag.errors import InputError
-from truetag.io.files import locked, readable, replacing, write_json, write_text
+from truetag.io.files import claimed, locked, readable, remove_leftovers, replacing, write_json, write_text
 from truetag.io.tensors import read_tensors, write_tensors
 
 
@@ -50,10 +53,10 @@ def test_what_a_killed_process_left_is_written_over(tmp_path):
 
 def test_two_writers_of_one_file_are_refused(tmp_path):
     with replacing(tmp_path / "a.txt") as temporary:
-        temporary.write_text("mine")
+        temporary.write_text("first")
         with pytest.raises(InputError, match=r"a\.txt is being written"):
-            write_text(tmp_path / "a.txt", "theirs")
-    assert (tmp_path / "a.txt").read_text() == "mine"
+            write_text(tmp_path / "a.txt", "second")
+    assert (tmp_path / "a.txt").read_text() == "first"
 
 
 @pytest.mark.parametrize("write", ["text", "tensors"])
@@ -78,12 +81,73 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
 def test_a_lock_is_held_by_one_and_named(tmp_path):
     with (
         locked(tmp_path / "lock", "taken"),
-        pytest.raises(InputError, match="taken by process"),
+        pytest.raises(InputError, match=rf"taken by process {os.getpid()} on "),
         locked(tmp_path / "lock", "taken"),
     ):
         pass
     with locked(tmp_path / "lock"):
         pass
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from truetag.io.files import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds the lock until its input is closed."""
+    command = [sys.executable, "-c", HOLDER, str(tmp_path / "lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_another_process_is_refused_at_once(tmp_path, holder):
+    with pytest.raises(InputError, match=rf"^taken by process {holder.pid} on "), locked(tmp_path / "lock", "taken"):
+        pass
+
+
+def test_another_process_waits_and_says_for_whom(tmp_path, holder, monkeypatch):
+    messages = []
+
+    def end_holder(text):
+        messages.append(text)
+        holder.stdin.close()
+
+    monkeypatch.setattr("truetag.io.files.tell", end_holder)
+    with locked(tmp_path / "lock"):
+        (message,) = messages
+        assert message.startswith(f"waiting for {tmp_path}, which is in use by process {holder.pid} on ")
+
+
+def test_a_killed_process_leaves_no_lock(tmp_path, holder):
+    holder.kill()
+    holder.wait()
+    with locked(tmp_path / "lock", "taken"):
+        pass
+
+
+def test_a_claimed_lock_is_removed(tmp_path):
+    with claimed(tmp_path / "lock", "taken"):
+        with pytest.raises(InputError, match=r"^taken \(is another"), claimed(tmp_path / "lock", "taken"):
+            pass
+        assert (tmp_path / "lock").exists()
+    assert not list(tmp_path.iterdir())
+
+
+def test_leftovers_of_a_killed_process_are_removed(tmp_path):
+    for name in (".a.json.new.json", ".a.json.new.lock", ".tmpAbc"):
+        (tmp_path / name).write_text("half")
+    write_json(tmp_path / "a.json", 1)
+    remove_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
 @pytest.mark.parametrize("content", [b"", b"\x08\x00\x00\x00\x00\x00\x00\x00{}", b"\xff" * 100, b"\x80\x04K\x01."])

@@ -1,4 +1,4 @@
-"""Tiny clips whose frames are flat greys, so that a frame tells its place by its brightness."""
+"""Tiny clips whose frames are flat greys, so that the brightness of a frame shows its index."""
 
 from fractions import Fraction
 from pathlib import Path

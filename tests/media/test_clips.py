@@ -175,9 +175,9 @@ def test_frames_are_upright(tmp_path, matrix, turn):
     photo.paste((220, 220, 220), (0, 0, 16, 16))  # a corner that tells where it went
     path = make_clip(tmp_path / "turned.mp4", [photo] * 3)
     content = bytearray(path.read_bytes())
-    place = content.index(b"tkhd") + 44
+    offset = content.index(b"tkhd") + 44
     a, b, c, d = (65536 * value for value in matrix)
-    content[place : place + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    content[offset : offset + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     path.write_bytes(content)
     expected = photo if turn is None else photo.transpose(turn)
     for frame in sample_frames(path):
@@ -277,8 +277,8 @@ def test_damage_anywhere_is_frames_or_a_reason(ramp, tmp_path):
     path = tmp_path / "clip.mp4"
     for _ in range(60):
         content = bytearray(whole)
-        for place in noise.integers(0, len(content), 8):
-            content[place] = noise.integers(0, 256)
+        for offset in noise.integers(0, len(content), 8):
+            content[offset] = noise.integers(0, 256)
         path.write_bytes(content)
         found = outcome(path, 5)
         assert found in range(1, 6) or str(found).isprintable()
@@ -326,12 +326,12 @@ def test_the_track_of_another_file_is_not_read(ramp, tmp_path):
     """A QuickTime file may say that its samples lie elsewhere."""
     (tmp_path / "other.mp4").write_bytes(ramp.read_bytes())
     content = ramp.read_bytes()
-    place = content.index(b"url \0\0\0\1") - 4
+    offset = content.index(b"url \0\0\0\1") - 4
     alias = str(tmp_path / "other.mp4").encode() + b"\0"
     entry = struct.pack(">I", 12 + len(alias)) + b"url \0\0\0\0" + alias
-    grown = bytearray(content[:place] + entry + content[place + 12 :])
+    grown = bytearray(content[:offset] + entry + content[offset + 12 :])
     for box in (b"dref", b"dinf", b"minf", b"mdia", b"trak", b"moov"):
-        start = grown.rindex(box, 0, place) - 4
+        start = grown.rindex(box, 0, offset) - 4
         size = int.from_bytes(grown[start : start + 4], "big") + len(entry) - 12
         grown[start : start + 4] = struct.pack(">I", size)
     start = grown.index(b"mdat") + 4
@@ -423,5 +423,5 @@ def test_whatever_is_raised_becomes_a_reason(ramp, monkeypatch, error):
 
 
 def test_no_frames_at_all_is_the_callers_mistake(ramp):
-    with pytest.raises(InputError, match="num_frames must be at least 1, got 0"):
+    with pytest.raises(InputError, match="num_frames: expected at least 1, got 0"):
         sample_frames(ramp, 0)

@@ -70,7 +70,7 @@ def test_every_kind_of_table_says_the_same(tiny, tiny_run, tmp_path, suffix):
     with torch.inference_mode():
         logits, _ = classifier(torch.stack([tiny_run.preprocessing(read_photo(path)) for path in photos]).unsqueeze(1))
     words = tiny_run.vocabulary.words
-    assert tags == [[words[place] for place in row] for row in logits.topk(2).indices.tolist()]
+    assert tags == [[words[label] for label in row] for row in logits.topk(2).indices.tolist()]
 
 
 def test_broken_photos_are_skipped_and_listed(tiny, tiny_run, tmp_path):

@@ -40,7 +40,7 @@ def shown(value: object) -> str:
 
 
 def one_line(text: object, most: int = 160) -> str:
-    """A library's message as part of ours: spaces for line ends, escapes for control characters, `most` long."""
+    """A text as part of a message: one line of at most `most` characters, with escapes for control characters."""
     start = printable(" ".join(str(text)[: 10 * most].split()))
     return start if len(start) <= most else start[: most - 3] + "..."
 

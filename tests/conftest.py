@@ -63,6 +63,9 @@ def tiny_config():
         noise_model="fd",
         batch_size=16,
         dropout=0.1,
+        learning_rate=3e-4,
+        stage2_learning_rate=2e-4,
+        weight_decay=1.0,
     )
 
 

@@ -42,12 +42,12 @@ def test_many_such_words_are_counted(capsys):
     assert line.endswith("w9 (0) and 20 more")
 
 
-def test_the_digest_changes_with_rows_labels_and_source():
+def test_the_fingerprint_changes_with_rows_labels_and_source():
     def data(ids="ab", value=1, source="photos"):
         labels = torch.tensor([[value], [0]], dtype=torch.int8)
         features = torch.zeros(2, 1, 3).numpy()
         bags = FeatureBags(features, np.arange(2), np.arange(3), labels, list(ids))
-        return TrainingData(bags, bags, source, SkipList()).digest()
+        return TrainingData(bags, bags, [0, 1], source, SkipList()).fingerprint()
 
     assert data() == data()
     assert len({data(), data(ids="ac"), data(value=-1), data(source="cache")}) == 4

@@ -151,9 +151,7 @@ def test_captions_as_sources(tiny):
 
 
 def test_an_open_choice_without_a_stage_is_refused_before_any_work(config):
-    with pytest.raises(
-        InputError, match="stage2_epochs: expected a number above 0 where there is a noise"
-    ):
+    with pytest.raises(InputError, match="stage2_epochs: expected a number above 0 where there is a noise"):
         replace(config, stage2_epochs=0)
 
 

@@ -1,7 +1,7 @@
 """Data and corruptions that methods are compared on: features, true labels, and the labels that a method may see.
 
-`flickr8k`: 500 words of captions, and captions can be those of other photos. `scenes`: drawn photos whose truth is
-exact. Both are features of the frozen offline EfficientNet-Lite0.
+`flickr8k`: 500 words of captions, and captions may belong to other photos. `scenes`: drawn photos whose truth is exact.
+Both are features of the frozen offline EfficientNet-Lite0.
 """
 
 from dataclasses import dataclass
@@ -9,21 +9,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from flickr8k import prepare
-from scipy import sparse
+from product import prepare, swapped_manifest
 from torch import Tensor
 
 from truetag.data.bags import read_bags
-from truetag.data.corruption import flip_labels, keep_single_positive, swap_captions
-from truetag.data.labels import label_matrix, source_words
-from truetag.data.manifest import Manifest, read_manifest
+from truetag.data.corruption import flip_labels, keep_single_positive
+from truetag.data.labels import label_matrix, observed_labels
+from truetag.data.manifest import Manifest, read_manifest, stream_rows
 from truetag.data.vocabulary import Vocabulary, read_vocabulary
 from truetag.demo.scenes import WORDS, draw_scenes
-from truetag.label_noise.validity import naming_shares
-from truetag.media.files import SkipList
+from truetag.media.files import Reading, SkipList
 from truetag.models.backbones import digest_weights, load_backbone
 from truetag.models.classifier import Classifier
 from truetag.models.features import cached_features, feature_spec
+from truetag.runs.config import TrainConfig
 
 FLIPS = ((0.0, 0.2), (0.0, 0.6), (0.02, 0.3), (0.1, 0.1), (0.2, 0.2))
 COLUMNS = {
@@ -42,24 +41,22 @@ _MISSING_BY_PHOTO = 0.3
 
 @dataclass(frozen=True)
 class Dataset:
-    """Features and true labels of both parts, and the captions behind the training labels (of scenes none)."""
+    """Features and true labels of the training and the test photos."""
 
+    name: str
+    work: Path
     train: Tensor
     test: Tensor
     truth: Tensor
     test_truth: Tensor
-    words: sparse.csr_array | None
-    bags: np.ndarray | None
 
 
 @dataclass(frozen=True)
 class Column:
-    """What a method may see of the training labels, and `valid`: which captions are their photo's own."""
+    """The training labels that a method may see; for the upper bound alone, those of the photos' own captions."""
 
     observed: Tensor
-    words: sparse.csr_array | None = None
-    bags: np.ndarray | None = None
-    valid: np.ndarray | None = None
+    own_captions: Tensor | None = None
 
 
 def load(name: str, flickr8k: Path, work: Path) -> Dataset:
@@ -68,33 +65,30 @@ def load(name: str, flickr8k: Path, work: Path) -> Dataset:
     folder.mkdir(parents=True, exist_ok=True)
     if name == "flickr8k":
         clean, vocabulary_file = prepare(flickr8k, folder)
-        vocabulary, truth = read_vocabulary(vocabulary_file), "captions"
+        vocabulary, source = read_vocabulary(vocabulary_file), "captions"
     else:
-        clean, truth = folder / "scenes.jsonl", "true"
+        clean, source = folder / "scenes.jsonl", "true"
         if not clean.exists():
             draw_scenes(folder, NUM_SCENES, 1, NUM_TEST_SCENES, seed=0)
         words = sorted(WORDS)
         vocabulary = Vocabulary(tuple(words), tuple(WORDS[word] for word in words), (1,) * len(words))
     manifest = read_manifest(clean)
-    # the validation rows that `prepare` cuts off are trained on: every choice here is cut from what is given
-    training = [row for row, part in enumerate(manifest.rows["split"][:]) if part != "test"]
-    testing = [row for row, part in enumerate(manifest.rows["split"][:]) if part == "test"]
-    train, test = (_features(manifest, rows, work) for rows in (training, testing))
-    labels, test_labels = (
-        label_matrix(manifest.rows.select(rows), vocabulary, truth).float() for rows in (training, testing)
-    )
+    splits = manifest.rows["split"][:]
+    rows = {part: [row for row, split in enumerate(splits) if split == part] for part in ("train", "test")}
+    train, test = (_features(manifest, rows[part], work) for part in rows)
+    truth, test_truth = (label_matrix(manifest.rows.select(rows[part]), vocabulary, source).float() for part in rows)
     if name == "scenes":
-        kept = labels.sum(0) >= 10  # words that only captions use are nobody's true tag
-        return Dataset(train, test, labels[:, kept], test_labels[:, kept], None, None)
-    return Dataset(train, test, labels, test_labels, *source_words(manifest.rows.select(training), vocabulary))
+        kept = truth.sum(0) >= 10  # words that only captions use are nobody's true tag
+        truth, test_truth = truth[:, kept], test_truth[:, kept]
+    return Dataset(name, folder, train, test, truth, test_truth)
 
 
 def corrupt(data: Dataset, column: str, seed: int) -> Column:
     """The column's labels for this seed."""
     generator = torch.Generator().manual_seed(seed)
     kind, _, values = column.partition(" ")
-    if kind in ("clean", "swap") and data.words is not None and data.bags is not None:
-        return _swap(data, data.words, data.bags, int(values or 0), generator)
+    if kind == "swap":
+        return _swapped(data, int(values), seed)
     if kind == "clean":
         return Column(data.truth)
     if kind == "flip":
@@ -105,14 +99,15 @@ def corrupt(data: Dataset, column: str, seed: int) -> Column:
     return Column(_missing_by_photo(data, generator))
 
 
-def _swap(data: Dataset, words: sparse.csr_array, bags: np.ndarray, number: int, generator: torch.Generator) -> Column:
-    """Captions as their numbers, so that their words follow them."""
-    of_bags = np.split(np.arange(len(bags)), np.flatnonzero(np.diff(bags)) + 1)
-    captions, swapped = swap_captions([[str(place) for place in places] for places in of_bags], number, generator)
-    order = np.array([int(place) for places in captions for place in places])
-    given = words[order]
-    observed = (naming_shares(given, bags, len(data.truth)) > 0).float()
-    return Column(observed, given, bags, ~np.concatenate([np.array(places) for places in swapped]))
+def _swapped(data: Dataset, num_swapped: int, seed: int) -> Column:
+    """The labels of the very manifest that the recipes are trained on."""
+    rows = read_manifest(swapped_manifest(data.work, num_swapped, seed)).in_split("train")
+    vocabulary = read_vocabulary(data.work / "vocabulary.tsv")
+    own = []
+    for row in stream_rows(rows, ("id", "captions", "true_captions")):
+        pairs = zip(row["captions"], row["true_captions"], strict=True)
+        own.append({"id": row["id"], "captions": [caption for caption, true in pairs if caption == true]})
+    return Column(observed_labels(rows, vocabulary).float(), observed_labels(own, vocabulary).float())
 
 
 def _missing_by_photo(data: Dataset, generator: torch.Generator) -> Tensor:
@@ -129,10 +124,11 @@ def _missing_by_photo(data: Dataset, generator: torch.Generator) -> Tensor:
 
 
 def _features(manifest: Manifest, rows: list[int], work: Path) -> Tensor:
-    backbone, preprocessing = load_backbone("tf_efficientnet_lite0", "offline", 224)
+    """The mean feature of each photo, from the cache that `truetag train` uses."""
+    backbone, preprocessing = load_backbone(TrainConfig().backbone, "offline", TrainConfig().resolution)
     classifier = Classifier(backbone, 1280, 1).eval()
-    spec = feature_spec(classifier, "tf_efficientnet_lite0", digest_weights(backbone), preprocessing)
+    spec = feature_spec(classifier, TrainConfig().backbone, digest_weights(backbone), preprocessing)
     skips = SkipList(max_skipped=0.0)
-    media = read_bags(manifest, manifest.rows.select(rows), skips=skips)
-    cached = cached_features(media.frames, classifier, spec, skips, work / "cache")
+    media = read_bags(manifest, manifest.rows.select(rows), Reading(), skips)
+    cached = cached_features(media.frames, classifier, spec, skips)
     return torch.from_numpy(np.array(cached.array[cached.rows, 0]))

@@ -1,6 +1,6 @@
-"""The methods that `methods.py` compares: published losses, noise models, and what is chosen without clean labels.
+"""The methods that `methods.py` compares on features: the product's estimator, and published losses on its head.
 
-All train the same linear head with the same schedule (`truetag.label_noise.heads`).
+Every published loss trains the very head of `NoisyLabelClassifier("none")`, for as long and with the same step sizes.
 """
 
 import json
@@ -9,27 +9,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
+import peers
 import torch
 from columns import Column
 from torch import Tensor
 
-from truetag import peers
-from truetag.estimator import NoisyLabelClassifier
-from truetag.evaluation.separation import roc_auc
-from truetag.label_noise.heads import Head, HeadSettings, Objective, fit_head
-from truetag.label_noise.selection import QS
-from truetag.label_noise.validity import soft_labels
+from truetag import NoisyLabelClassifier
+from truetag.label_noise.heads import FittedHead, Objective, fit_head
+from truetag.label_noise.settings import JOINT, HeadSettings
 from truetag.latent import negative_log_likelihood, observe
 from truetag.losses import q_likelihood
 from truetag.noise_models import transition
-from truetag.training.recipes import recipe
-from truetag.training.targets import learn_from_features, soften
 
 PLAIN = HeadSettings()
+NUM_EPOCHS = PLAIN.stage1_epochs + PLAIN.stage2_epochs
 
 # a method: (features, its column, the tuned value, seed) -> a head and what to note of it
-Fitted = tuple[Head, dict[str, Any]]
+Fitted = tuple[FittedHead, dict[str, Any]]
 Fit = Callable[[Tensor, Column, float, int], Fitted]
 
 
@@ -81,37 +77,24 @@ def fit_expected_positives(features: Tensor, column: Column, value: float, seed:
     return loss(features, column, value, seed)
 
 
-def fit_best(features: Tensor, column: Column, value: float, seed: int) -> Fitted:
-    """As `truetag train best`: captions by their validity, then noise model and q by held-out noisy labels."""
-    if column.words is None or column.bags is None:
-        return fit_auto(features, column, value, seed)
-    sources = column.words, column.bags
-    state, note = learn_from_features(
-        replace(recipe("best"), seed=seed), column.observed.to(torch.int8), features, sources
-    )
-    validity = state["validity"].numpy()
-    targets = soften(*sources, validity, column.observed.to(torch.int8))
-    found = {"chosen": json.dumps(note["chosen"]), "share_of_valid": note["share_of_valid_captions"]}
-    if column.valid is not None and 0 < column.valid.mean() < 1:
-        found["validity_auc"] = roc_auc(validity[:, None], column.valid[:, None].astype(np.int8)).item()
-    return fit_head(features, targets, replace(PLAIN, **note["chosen"]), seed=seed), found
+def by_estimator(noise_model: str) -> Fit:
+    """The product's estimator as it comes."""
+
+    def fit(features: Tensor, column: Column, value: float, seed: int) -> Fitted:
+        tagger = NoisyLabelClassifier(noise_model, random_state=seed).fit(features.numpy(), column.observed.numpy())
+        found: dict[str, Any] = {"rates": torch.from_numpy(tagger.noise_rates_).float()}
+        if tagger.choice_ is not None:
+            chosen = tagger.choice_.settings
+            choice = {"noise_model": chosen.noise_model, "q": chosen.q, "posterior": chosen.train_on_posterior}
+            found |= {"chosen": json.dumps(choice), "held_out_ap": json.dumps(tagger.choice_.scores)}
+        return tagger.head_, found
+
+    return fit
 
 
-def fit_auto(features: Tensor, column: Column, value: float, seed: int) -> Fitted:
-    """The estimator as it comes: noise model, q and relabelling by held-out noisy labels; rates and calibration."""
-    tagger = NoisyLabelClassifier(random_state=seed).fit(features.numpy(), column.observed.numpy())
-    assert tagger.choice_ is not None
-    chosen = tagger.choice_.settings
-    found = {"noise_model": chosen.noise_model, "q": chosen.q, "relabel": chosen.relabel}
-    scores = json.dumps(tagger.choice_.scores)
-    return tagger.head_, {"chosen": json.dumps(found), "held_out_ap": scores}
-
-
-def fit_oracle(features: Tensor, column: Column, value: float, seed: int) -> Fitted:
+def fit_upper_bound(features: Tensor, column: Column, value: float, seed: int) -> Fitted:
     """The baseline without the words of captions that are swapped."""
-    labels = column.observed
-    if column.words is not None and column.bags is not None and column.valid is not None:
-        labels = soft_labels(column.words, column.bags, column.valid.astype(float), len(labels)).round()
+    labels = column.observed if column.own_captions is None else column.own_captions
     return fit_head(features, labels, PLAIN, seed=seed), {}
 
 
@@ -126,17 +109,22 @@ def reweighted(logits: Tensor, labels: Tensor, missing: Tensor, incorrect: Tenso
 
 def large_loss(loss: Callable[..., Tensor]) -> Callable[[float], Objective]:
     """The rejected share grows by `value` an epoch."""
-    return lambda value: lambda o, z, done: loss(o, z, value * math.floor(done * PLAIN.epochs), "none")
+    return lambda value: lambda o, z, done: loss(o, z, value * math.floor(done * NUM_EPOCHS), "none")
 
 
 def splc(o: Tensor, z: Tensor, done: float, threshold: float) -> Tensor:
-    if done * PLAIN.epochs < 1:  # published: labels are corrected after the first epoch
+    if done * NUM_EPOCHS < 1:  # published: labels are corrected after the first epoch
         return negative_log_likelihood(o, z, "none")
     return peers.splc_loss(o, z, threshold=threshold, reduction="none")
 
 
 METHODS: dict[str, Method] = {
-    "mlcn-star": Method(by_settings(lambda value: replace(PLAIN, dropout=value)), "dropout", (0.6, 0.5, 0.7)),
+    "best": Method(by_estimator("auto")),
+    "mlcn-star": Method(by_estimator("none")),
+    "nmn-fi": Method(by_estimator("fi")),
+    "nmn-fd": Method(by_estimator("fd")),
+    "gce": Method(by_loss(lambda value: lambda o, z, _: q_likelihood(o, z, value, "none")), "q", (0.7, 0.5, 0.3)),
+    "upper bound": Method(fit_upper_bound),
     "weak negatives": Method(
         by_loss(lambda value: lambda o, z, _: peers.weak_negatives(o, z, value, "none")), "weight", (0.002, 0.1, 0.5)
     ),
@@ -153,7 +141,6 @@ METHODS: dict[str, Method] = {
         by_loss(lambda value: lambda o, z, _: peers.hill_loss(o, z, value, reduction="none")), "peak", (1.5, 1, 2)
     ),
     "splc": Method(by_loss(lambda value: lambda o, z, done: splc(o, z, done, value)), "threshold", (0.6, 0.4, 0.8)),
-    "gce": Method(by_loss(lambda value: lambda o, z, _: q_likelihood(o, z, value, "none")), "q", (0.7, 0.5, 0.3)),
     "symmetric ce": Method(
         by_loss(lambda value: lambda o, z, _: peers.symmetric_cross_entropy(o, z, value, reduction="none")),
         "alpha",
@@ -170,26 +157,8 @@ METHODS: dict[str, Method] = {
     "expected positives": Method(fit_expected_positives, "weight", (1, 10, 100)),
     "forward, anchors": Method(by_anchors(forward), "quantile", (0.97, 0.99, 0.999)),
     "reweighting, anchors": Method(by_anchors(reweighted), "quantile", (0.97, 0.99, 0.999)),
-    "nmn-fi": Method(
-        by_settings(lambda value: replace(PLAIN, noise_model="fi", noise_learning_rate=value)),
-        "noise learning rate",
-        (1e-2, 3e-3, 3e-2),
-    ),
-    "nmn-fd": Method(
-        by_settings(lambda value: replace(PLAIN, noise_model="fd", noise_weight_learning_rate=value)),
-        "learning rate of u",
-        (1e-5, 1e-6, 1e-4),
-    ),
-    "nmn-fd-shared": Method(
-        by_settings(lambda value: replace(PLAIN, noise_model="fd-shared", noise_learning_rate=value)),
-        "noise learning rate",
-        (1e-2, 3e-3, 3e-2),
-    ),
-    **{f"fi, q = {q:g}": Method(by_settings(lambda value, q=q: replace(PLAIN, noise_model="fi", q=q))) for q in QS[1:]},
-    "auto": Method(fit_auto),
-    "best": Method(fit_best),
-    "oracle": Method(fit_oracle),
+    "nmn-fd-shared": Method(by_estimator("fd-shared")),
+    **{f"fi, q = {q:g}": Method(by_settings(lambda value, q=q: replace(JOINT, q=q))) for q in (0.2, 0.4, 0.6, 0.8)},
 }
-FIXED = [f"fi, q = {q:g}" for q in QS[1:]]
-OURS = ("nmn-fi", "nmn-fd", "nmn-fd-shared", *FIXED, "auto", "best", "oracle")
-PEERS = [name for name in METHODS if name not in OURS and name != "mlcn-star"]
+OURS = ("best", "mlcn-star", "nmn-fi", "nmn-fd", "nmn-fd-shared", "upper bound", *(n for n in METHODS if n[:2] == "fi"))
+PEERS = [name for name in METHODS if name not in OURS]

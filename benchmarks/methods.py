@@ -1,39 +1,46 @@
-"""Methods against corruptions: noise models, published losses, and what is chosen without clean labels.
+"""Methods against corruptions: the product's recipes, noise models and estimator beside published losses.
 
-    OMP_NUM_THREADS=1 python benchmarks/methods.py --flickr8k FLICKR8K --work WORK      (hours on 2 cores; resumes)
+    OMP_NUM_THREADS=1 python benchmarks/methods.py --flickr8k FLICKR8K --work WORK
 
-Every method trains the same linear head on the same features with the same schedule, and has the same
-budget: one setting of three values, chosen once by held-out noisy labels of two columns and one seed that is not
-reported. Rows are kept in WORK/rows, one Parquet file each. Expected: see methods.md, which this script writes.
+Hours on 2 cores, minutes on 16 with a GPU; it resumes, and `--columns`, `--methods` and `--seeds` choose a part. On
+swapped captions the recipes are `truetag train` itself, through files (`product.py`). On flipped tags `best`,
+`mlcn-star`, `nmn-fi` and `nmn-fd` are `NoisyLabelClassifier` itself ("auto", "none", "fi", "fd"). Published losses
+train the same head on the same features; each has one setting of three values, chosen once by held-out noisy mean AP, the
+criterion of `best`, on two columns and a seed that is not reported. Rows are stored in WORK/rows, one file each.
+Expected: methods.md, which this script writes.
 """
 
 import json
+import os
 import subprocess
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 import tyro
 from columns import COLUMNS, Column, Dataset, corrupt, load
-from contenders import METHODS
-from methods_report import COUNTED, write_report
+from contenders import METHODS, PEERS
+from methods_report import write_report
+from product import RECIPES, swapped_manifest, train_recipe
 from torch import Tensor
 
 from truetag.data.corruption import label_rates
 from truetag.evaluation.decisions import calibration_error, decision_scores
 from truetag.evaluation.ranking import average_precision, mean_over_labels
-from truetag.evaluation.separation import roc_auc
 from truetag.io.files import replacing
 
 REPORT = Path(__file__).with_suffix(".md")
 TUNED_ON = (("swap 2", 100), ("flip 0.02, 0.3", 100))
 HELD_OUT = 0.25
+COUNTED = 100
+"""Rates are compared on labels with so many true positives."""
+ALL_METHODS = tuple(dict.fromkeys((*RECIPES, *METHODS)))
+DEFAULT_METHODS = tuple(name for name in ALL_METHODS if not name.startswith("fi, q") and name != "nmn-fd-shared")
 
 
 @dataclass(frozen=True)
@@ -43,10 +50,14 @@ class Benchmark:
     flickr8k: Path
     work: Path
     out: Path = REPORT
+    data: tuple[str, ...] = tuple(COLUMNS)
+    columns: tuple[str, ...] = ()
+    """Without any, all."""
+    methods: tuple[str, ...] = DEFAULT_METHODS
     seeds: tuple[int, ...] = (0, 1, 2)
-    methods: tuple[str, ...] = tuple(METHODS)
     processes: int = 2
-    report_only: bool = False
+    report: bool = True
+    """Write the report at the end; without it, several calls can share the work."""
 
 
 @dataclass(frozen=True)
@@ -62,42 +73,74 @@ class Job:
     def name(self) -> str:
         return f"{self.data}--{self.method}--{self.column}--{self.seed}".replace(" ", "_").replace(",", "")
 
+    @property
+    def is_recipe(self) -> bool:
+        """Whether `truetag train` does it, through files."""
+        return self.data == "flickr8k" and self.method in RECIPES and _num_swapped(self.column) is not None
+
+    @property
+    def exists(self) -> bool:
+        is_swap = _num_swapped(self.column) is not None and self.data == "flickr8k"
+        if self.method.startswith("mil"):
+            return is_swap
+        return is_swap or self.method != "upper bound"
+
+
+def _num_swapped(column: str) -> int | None:
+    if column == "clean":
+        return 0
+    return int(column.removeprefix("swap ")) if column.startswith("swap ") else None
+
 
 def jobs(benchmark: Benchmark) -> list[Job]:
-    """Seed by seed, so that what is there when it is stopped can be compared."""
+    """Seed by seed and the product first, so that what is there when it is stopped can be compared."""
     found = [
         Job(data, method, column, seed)
         for seed in benchmark.seeds
-        for data, columns in COLUMNS.items()
-        for column in columns
+        for data in benchmark.data
         for method in benchmark.methods
-        # where nobody swaps captions, the oracle is the baseline and `best` has no captions to weigh
-        if (data == "flickr8k" and (column == "clean" or column.startswith("swap"))) or method not in ("oracle", "best")
+        for column in COLUMNS[data]
+        if not benchmark.columns or column in benchmark.columns
     ]
-    return found
+    return [job for job in found if job.exists]
 
 
 def main(benchmark: Benchmark) -> None:
-    if not benchmark.report_only:
-        for name in COLUMNS:
+    os.environ.setdefault("TRUETAG_CACHE", str(benchmark.work / "cache"))
+    for folder in ("tuning", "rows", "scores"):
+        (benchmark.work / folder).mkdir(parents=True, exist_ok=True)
+    todo = [job for job in jobs(benchmark) if not row_path(benchmark.work, job).exists()]
+    if todo:
+        for name in benchmark.data:
             load(name, benchmark.flickr8k, benchmark.work)
-        for folder in ("tuning", "rows", "scores"):
-            (benchmark.work / folder).mkdir(exist_ok=True)
+        for number, seed in {(_num_swapped(job.column) or 0, job.seed) for job in todo} | {(2, 100)}:
+            swapped_manifest(benchmark.work / "flickr8k", number, seed)
         with ProcessPoolExecutor(benchmark.processes, get_context("spawn")) as pool:
-            names = benchmark.methods
-            tuned = dict(zip(names, pool.map(tune, [benchmark] * len(names), names), strict=True))
-            todo = [job for job in jobs(benchmark) if not (benchmark.work / "rows" / f"{job.name}.parquet").exists()]
-            print(f"{len(todo)} to do; tuned: {tuned}", flush=True)
-            for line in pool.map(run, [benchmark] * len(todo), todo, [tuned[job.method] for job in todo]):
-                print(line, flush=True)
-    write_report(benchmark.work, benchmark.flickr8k, benchmark.out, TUNED_ON)
+            recipes = [job for job in todo if job.is_recipe]
+            others = [job for job in todo if not job.is_recipe]
+            print(f"{len(recipes)} runs of recipes, {len(others)} fits on features", flush=True)
+            started = [pool.submit(run, benchmark, job, 0.0) for job in recipes]
+            names = [name for name in benchmark.methods if name in PEERS]
+            values = [(name, index) for name in names for index in range(len(METHODS[name].values))]
+            held_out = list(pool.map(held_out_ap, [benchmark] * len(values), values))
+            tuned = {name: best_value(name, dict(zip(values, held_out, strict=True))) for name in names}
+            started += [pool.submit(run, benchmark, job, tuned.get(job.method, 0.0)) for job in others]
+            for future in started:
+                print(future.result(), flush=True)
+    if benchmark.report:
+        write_report(benchmark.work, benchmark.flickr8k, benchmark.out, TUNED_ON)
+
+
+def row_path(work: Path, job: Job) -> Path:
+    return work / "rows" / f"{job.name}.json"
 
 
 @cache
 def commit() -> str:
     """The commit that a row is made at: a store may be filled over days."""
-    told = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=REPORT.parent)
-    return told.stdout.strip()
+    given = os.environ.get("TRUETAG_COMMIT")  # where the tree is a copy without its history
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return given or subprocess.run(command, capture_output=True, text=True, cwd=REPORT.parent).stdout.strip()
 
 
 @cache
@@ -105,67 +148,71 @@ def dataset(name: str, flickr8k: Path, work: Path) -> Dataset:
     return load(name, flickr8k, work)
 
 
-def tune(benchmark: Benchmark, method: str) -> float:
-    """The value with the highest mean AUC on held-out noisy labels of `TUNED_ON`."""
-    values = METHODS[method].values
-    if len(values) == 1:
-        return values[0]
-    kept = benchmark.work / "tuning" / f"{method.replace(' ', '_')}.json"
-    if kept.exists():
-        return max((score, value) for value, score in json.loads(kept.read_text()))[1]
+def held_out_ap(benchmark: Benchmark, value: tuple[str, int]) -> float:
+    """Mean AP on held-out noisy labels of `TUNED_ON`, of one value of a method's setting."""
+    name, index = value
+    path = benchmark.work / "tuning" / f"{name.replace(' ', '_')}-{index}.json"
+    if path.exists():
+        return json.loads(path.read_text())
     torch.set_num_threads(1)
     data = dataset("flickr8k", benchmark.flickr8k, benchmark.work)
-    scores = []
-    for value in values:
-        aucs = []
-        for name, seed in TUNED_ON:
-            observed = corrupt(data, name, seed).observed
-            held_out = torch.rand(len(observed), generator=torch.Generator().manual_seed(seed)) < HELD_OUT
-            head, _ = METHODS[method].fit(data.train[~held_out], Column(observed[~held_out]), value, seed)
-            aucs.append(roc_auc(head(data.train[held_out]), observed[held_out]).nanmean().item())
-        scores.append((value, sum(aucs) / len(aucs)))
-    with replacing(kept) as path:
-        path.write_text(json.dumps(scores))
-    return max((score, value) for value, score in scores)[1]
+    aps = []
+    for column, seed in TUNED_ON:
+        observed = corrupt(data, column, seed).observed
+        held_out = torch.rand(len(observed), generator=torch.Generator().manual_seed(seed)) < HELD_OUT
+        method = METHODS[name]
+        fitted, _ = method.fit(data.train[~held_out], Column(observed[~held_out]), method.values[index], seed)
+        aps.append(mean_over_labels(average_precision(fitted(data.train[held_out]), observed[held_out])))
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(sum(aps) / len(aps)))
+    return sum(aps) / len(aps)
+
+
+def best_value(name: str, aps: dict[tuple[str, int], float]) -> float:
+    values = METHODS[name].values
+    return values[max(range(len(values)), key=lambda index: aps[name, index])]
 
 
 def run(benchmark: Benchmark, job: Job, value: float) -> str:
-    """Fit, score on the test photos, and keep the row."""
+    """Train, score on the test photos, and store the row."""
     torch.set_num_threads(1)
+    row: dict[str, Any] = {"data": job.data, "method": job.method, "column": job.column, "seed": job.seed}
+    row |= {"value": value, "commit": commit(), "by": "truetag train" if job.is_recipe else "features"}
     data = dataset(job.data, benchmark.flickr8k, benchmark.work)
-    column = corrupt(data, job.column, job.seed)
-    head, row = METHODS[job.method].fit(data.train, column, value, job.seed)
-    logits = head(data.test)
+    if job.is_recipe:
+        logits, metrics = train_recipe(data.work, job.method, _num_swapped(job.column) or 0, job.seed)
+        row["count_mean_ap"] = metrics["count_mean_ap"]
+        chosen = data.work / "runs" / f"swap{_num_swapped(job.column)}-seed{job.seed}" / job.method / "chosen.json"
+        if chosen.exists():
+            note = json.loads(chosen.read_text())
+            choice = {"noise_model": note["chosen"]["noise_model"], "q": note["chosen"]["q"]}
+            row |= {"chosen": json.dumps(choice), "share_of_valid": note.get("share_of_valid_captions")}
+        logits = torch.from_numpy(logits)
+    else:
+        column = corrupt(data, job.column, job.seed)
+        fitted, found = METHODS[job.method].fit(data.train, column, value, job.seed)
+        logits = fitted(data.test)
+        if (rates := found.pop("rates", None)) is not None:
+            row |= rate_errors(rates, data.truth, column.observed)
+        row |= found
     probabilities = logits.double().sigmoid()
-    row |= {"data": job.data, "method": job.method, "column": job.column, "seed": job.seed, "value": value}
-    row["commit"] = commit()
     row["mean_ap"] = mean_over_labels(average_precision(logits, data.test_truth))
     row |= {key: decision_scores(probabilities, data.test_truth)[key] for key in ("of1", "cf1")}
     row["ece"] = calibration_error(probabilities, data.test_truth)
-    log_q = head.log_q(data.train)
-    rates = row.pop("rates", None)
-    if log_q is not None:
-        each = torch.stack([log_q[..., 0, 1], log_q[..., 1, 0]], -1).exp()
-        rates = each if each.ndim == 2 else each.mean(0)
-    if rates is not None:
-        row |= rate_errors(rates, data.truth, column.observed)
-    np.save(benchmark.work / "scores" / f"{job.name}.npy", logits.numpy())
-    with replacing(benchmark.work / "rows" / f"{job.name}.parquet") as path:
-        pq.write_table(pa.Table.from_pylist([row]), path)
+    np.save(benchmark.work / "scores" / f"{job.name}.npy", logits.numpy().astype(np.float32))
+    with replacing(row_path(benchmark.work, job)) as temporary:
+        temporary.write_text(json.dumps(row))
     return f"{job.name} {100 * row['mean_ap']:.2f} {row.get('chosen', '')}"
 
 
 def rate_errors(rates: Tensor, truth: Tensor, observed: Tensor) -> dict[str, float]:
-    """Mean absolute error of the rates against the realised ones, labels weighing the same and by their true tags."""
-    positives = truth.sum(0)
+    """Mean absolute error of the rates against the realised ones, over labels with `COUNTED` true positives."""
     errors = {}
     for kind, learnt, realised in zip(
         ("missing", "incorrect"), rates.unbind(1), label_rates(truth, observed), strict=True
     ):
-        counted = (positives >= COUNTED) & ~realised.isnan()
-        error = (learnt - realised).abs()[counted]
-        weights = positives[counted] / positives[counted].sum()
-        errors |= {f"{kind}_error": error.mean().item(), f"{kind}_error_weighted": (error * weights).sum().item()}
+        counted = (truth.sum(0) >= COUNTED) & ~realised.isnan()
+        errors[f"{kind}_error"] = (learnt - realised).abs()[counted].mean().item()
     return errors
 
 

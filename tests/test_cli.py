@@ -93,7 +93,7 @@ def test_doctor_says_what_there_is(capsys):
         (("train", "mlcn", "--data", "nowhere.jsonl", "--vocabulary", "v", "--out", "r"), "no such vocabulary"),
         (("evaluate", "nowhere", "nowhere.jsonl"), "not a run folder"),
         (("corrupt", "nowhere.jsonl", "--swap-captions", "2", "--out", "o.jsonl"), "nowhere.jsonl"),
-        (("train", "mlcn", "--data", "d", "--vocabulary", "v", "--out", "r", "--dropout", "1.5"), "dropout must be"),
+        (("train", "mlcn", "--data", "d", "--vocabulary", "v", "--out", "r", "--dropout", "1.5"), "dropout: expected"),
         (("train", "mlcn", "--data", "d", "--vocabulary", "v", "--out", "r", "--droput", "0.5"), "droput"),
         (("vocabulary",), "MANIFEST|manifest|required"),
     ],

@@ -16,7 +16,7 @@ from truetag.runs.folder import open_run
 from truetag.training.recipes import SCHEDULE, settings_of, stage1_of
 
 COCO = (176, 616, 119, 10, 11, 38, 30)  # words of each part of speech
-SMALL = ["--backbone", "test_resnet", "--weights", "none", "--resolution", "32", "--num-words", "12", "--warmup", "0"]
+SMALL = ["--backbone", "test_resnet", "--weights", "none", "--resolution", "32", "--num-words", "12"]
 
 
 @pytest.mark.parametrize(

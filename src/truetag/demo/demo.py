@@ -38,7 +38,6 @@ _SETTINGS: dict[str, Any] = {
     "learning_rate": 6e-3,
     "stage2_learning_rate": 2e-3,
     "batch_size": 32,
-    "warmup": 0.2,
     "stage2_epochs": 3,
     # few steps: the rates must move faster than on real data
     "noise_learning_rate": 3e-2,

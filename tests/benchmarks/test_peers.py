@@ -4,14 +4,10 @@ import inspect
 import math
 from functools import partial
 
+import peers
 import pytest
 import torch
-from timm.loss import AsymmetricLossMultiLabel
-
-from truetag import peers
-from truetag.latent import known, negative_log_likelihood, observe
-from truetag.noise_models import transition
-from truetag.peers import (
+from peers import (
     anchor_rates,
     asymmetric_loss,
     backward_correction,
@@ -29,6 +25,10 @@ from truetag.peers import (
     symmetric_cross_entropy,
     weak_negatives,
 )
+from timm.loss import AsymmetricLossMultiLabel
+
+from truetag.latent import known, negative_log_likelihood, observe
+from truetag.noise_models import transition
 
 B, K = 6, 5
 MISSING, INCORRECT = 0.3, 0.1

@@ -5,8 +5,8 @@
 Hours on 2 cores, minutes on 16 with a GPU; it resumes, and `--columns`, `--methods` and `--seeds` choose a part. On
 swapped captions the recipes are `truetag train` itself, through files (`product.py`). On flipped tags `best`,
 `mlcn-star`, `nmn-fi` and `nmn-fd` are `NoisyLabelClassifier` itself ("auto", "none", "fi", "fd"). Published losses
-train the same head on the same features; each has one setting of three values, chosen once by held-out noisy mean AP, the
-criterion of `best`, on two columns and a seed that is not reported. Rows are stored in WORK/rows, one file each.
+train the same head on the same features; each has one setting of three values, chosen once by held-out noisy mean AP,
+the criterion of `best`, on two columns and a seed that is not reported. Rows are stored in WORK/rows, one file each.
 Expected: methods.md, which this script writes.
 """
 
@@ -20,18 +20,18 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import tyro
 from columns import COLUMNS, Column, Dataset, corrupt, load
 from contenders import METHODS, PEERS
-from methods_report import write_report
+from methods_report import COMPARED, resampled_weights, write_report
 from product import RECIPES, swapped_manifest, train_recipe
 from torch import Tensor
 
 from truetag.data.corruption import label_rates
 from truetag.evaluation.decisions import calibration_error, decision_scores
 from truetag.evaluation.ranking import average_precision, mean_over_labels
+from truetag.evaluation.significance import resampled_mean_ap
 from truetag.io.files import replacing
 
 REPORT = Path(__file__).with_suffix(".md")
@@ -107,7 +107,7 @@ def jobs(benchmark: Benchmark) -> list[Job]:
 
 def main(benchmark: Benchmark) -> None:
     os.environ.setdefault("TRUETAG_CACHE", str(benchmark.work / "cache"))
-    for folder in ("tuning", "rows", "scores"):
+    for folder in ("tuning", "rows"):
         (benchmark.work / folder).mkdir(parents=True, exist_ok=True)
     todo = [job for job in jobs(benchmark) if not row_path(benchmark.work, job).exists()]
     if todo:
@@ -128,7 +128,7 @@ def main(benchmark: Benchmark) -> None:
             for future in started:
                 print(future.result(), flush=True)
     if benchmark.report:
-        write_report(benchmark.work, benchmark.flickr8k, benchmark.out, TUNED_ON)
+        write_report(benchmark.work, benchmark.out, TUNED_ON)
 
 
 def row_path(work: Path, job: Job) -> Path:
@@ -199,7 +199,9 @@ def run(benchmark: Benchmark, job: Job, value: float) -> str:
     row["mean_ap"] = mean_over_labels(average_precision(logits, data.test_truth))
     row |= {key: decision_scores(probabilities, data.test_truth)[key] for key in ("of1", "cf1")}
     row["ece"] = calibration_error(probabilities, data.test_truth)
-    np.save(benchmark.work / "scores" / f"{job.name}.npy", logits.numpy().astype(np.float32))
+    if job.method in COMPARED:
+        resampled = resampled_mean_ap(logits, data.test_truth, resampled_weights(len(logits)))
+        row["resampled_ap"] = [round(value, 6) for value in resampled.tolist()]
     with replacing(row_path(benchmark.work, job)) as temporary:
         temporary.write_text(json.dumps(row))
     return f"{job.name} {100 * row['mean_ap']:.2f} {row.get('chosen', '')}"

@@ -8,19 +8,20 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from columns import COLUMNS, load
+from columns import COLUMNS
 from contenders import METHODS, PEERS
+from jaxtyping import Float64
 from matplotlib.figure import Figure
 from product import RECIPES
 from torch import Tensor
 
-from truetag.evaluation.significance import resample_weights, resampled_mean_ap
-from truetag.io.files import replacing
+from truetag.evaluation.significance import resample_weights
 from truetag.runs.folder import versions
 
 NUM_RESAMPLES = 200
+HIDDEN = ("name", "resampled_ap", "held_out_ap")
+"""Not in the CSV file."""
 DRAWN = ("mlcn-star", "gce", "nmn-fi", "best", "upper bound")
 DIFFERENCES = (
     ("best", "mlcn-star"),
@@ -28,8 +29,11 @@ DIFFERENCES = (
     ("best", "nmn-fi"),
     ("nmn-fi", "mlcn-star"),
     ("nmn-fd", "nmn-fi"),
+    ("mil-star", "mlcn-star"),
+    ("mil-nmn-fi", "mil-star"),
+    ("mil-nmn-fd", "mil-star"),
 )
-MIL_DIFFERENCES = (("mil-star", "mlcn-star"), ("mil-nmn-fi", "mil-star"), ("mil-nmn-fd", "mil-star"))
+COMPARED = tuple(dict.fromkeys(name for pair in DIFFERENCES for name in pair))
 README_COLUMNS = ("clean", "swap 1", "swap 2", "swap 3", "swap 4", "flip 0, 0.6", "flip 0.02, 0.3", "flip 0.1, 0.1")
 COMMAND = "OMP_NUM_THREADS=1 python benchmarks/methods.py --flickr8k FLICKR8K --work WORK"
 
@@ -38,26 +42,25 @@ Table = dict[tuple[str, str], list[Row]]
 """Of one data set: (method, column) -> rows by seed."""
 
 
-def write_report(work: Path, flickr8k: Path, out: Path, tuned_on: Sequence[tuple[str, int]]) -> None:
+def write_report(work: Path, out: Path, tuned_on: Sequence[tuple[str, int]]) -> None:
     """Markdown, a CSV file with one line per row, and a picture, beside each other.
 
     Args:
-        work: holds rows and scores.
-        flickr8k: the photos.
+        work: holds the rows.
         out: the Markdown file.
         tuned_on: columns and seeds that settings were chosen on.
     """
     rows = [json.loads(path.read_text()) | {"name": path.stem} for path in sorted((work / "rows").glob("*.json"))]
     tables = {name: _table(rows, name) for name in COLUMNS}
     with out.with_suffix(".csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row if key != "name")))
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row if key not in HIDDEN)))
         writer.writeheader()
-        writer.writerows({key: _rounded(value) for key, value in row.items() if key != "name"} for row in rows)
+        writer.writerows({key: _rounded(value) for key, value in row.items() if key not in HIDDEN} for row in rows)
     _draw(tables, out.with_suffix(".png"))
     lines = [*_header(rows, tuned_on), *readme_table(tables["flickr8k"])]
     for name, table in tables.items():
         if table:
-            lines += _describe(work, load(name, flickr8k, work).test_truth, name, table)
+            lines += _describe(name, table)
     out.write_text("\n".join(lines) + "\n")
     print(out.read_text())
 
@@ -113,8 +116,8 @@ def _header(rows: list[Row], tuned_on: Sequence[tuple[str, int]]) -> list[str]:
         "with its own captions. In percent, mean ± standard deviation over seeds of corruption and training.",
         "",
         "Columns: `swap`, captions of five that are exchanged with other photos'; `flip`, share of absent tags that "
-        "are added and of present tags that are removed; `one label`, all present tags but one are removed; `missing by "
-        "photo`, three in ten are removed, by odds of the photo.",
+        "are added and of present tags that are removed; `one label`, all present tags but one are removed; `missing "
+        "by photo`, three in ten are removed, by odds of the photo.",
         "",
         "On `clean` and `swap`, the recipes are `truetag train RECIPE --weights offline --freeze-backbone`. On `flip` "
         'and the rest, `best`, `mlcn-star`, `nmn-fi` and `nmn-fd` are `NoisyLabelClassifier()` with "auto", "none", '
@@ -130,31 +133,23 @@ def _header(rows: list[Row], tuned_on: Sequence[tuple[str, int]]) -> list[str]:
     ]
 
 
-def _describe(work: Path, truth: Tensor, name: str, table: Table) -> list[str]:
-    """All tables of a data set.
-
-    Args:
-        work: holds the scores.
-        truth: true labels of the test photos, [N, K].
-        name: of the data set.
-        table: its rows.
-    """
+def _describe(name: str, table: Table) -> list[str]:
+    """All tables of a data set."""
     columns = [column for column in COLUMNS[name] if any(of == column for _, of in table)]
     order = list(dict.fromkeys((*RECIPES, *METHODS)))
     methods = [method for method in order if any((method, column) in table for column in columns)]
     seeds = {
         column: {row["seed"] for (_, of), part in table.items() if of == column for row in part} for column in columns
     }
-    lines = ["", f"## {name}: {len(truth)} test photos, {truth.shape[1]} labels", ""]
+    lines = ["", f"## {name}", ""]
     lines.append("Seeds: " + ", ".join(f"{column} {len(of)}" for column, of in seeds.items()) + ".")
     lines += _heading("Mean AP", columns)
     lines += [_line(method, [_spread(table, method, column) for column in columns]) for method in methods]
     strongest = [_strongest(table, column) for column in columns]
     lines.append(_line("strongest published loss", [name for _, name in strongest]))
     lines += _heading("Differences of mean AP [95 %, paired bootstrap over test photos]", columns)
-    weights = _weights(len(truth))
-    for ours, theirs in (*DIFFERENCES, *MIL_DIFFERENCES):
-        cells = [_difference(work, table, column, (ours, theirs), truth, weights) for column in columns]
+    for ours, theirs in DIFFERENCES:
+        cells = [_difference(table, column, ours, theirs) for column in columns]
         if any(cell != "–" for cell in cells):
             lines.append(_line(f"{ours} − {theirs}", cells))
     swaps = [column for column in columns if ("upper bound", column) in table and column != "clean"]
@@ -184,43 +179,22 @@ def _describe(work: Path, truth: Tensor, name: str, table: Table) -> list[str]:
     return lines
 
 
-def _weights(num_examples: int) -> Tensor:
-    """The test set as it is, then resamples: [R, N]."""
+def resampled_weights(num_examples: int) -> Float64[Tensor, "R N"]:
+    """How often each test photo is drawn: once in the first row, the test set as it is, then by resampling."""
     whole = torch.ones(1, num_examples, dtype=torch.float64)
     return torch.cat([whole, resample_weights(num_examples, NUM_RESAMPLES, torch.Generator().manual_seed(0))])
 
 
-def _difference(work: Path, table: Table, column: str, pair: tuple[str, str], truth: Tensor, weights: Tensor) -> str:
-    """The difference of the means over the seeds that both have, and its interval.
-
-    Args:
-        work: holds the scores.
-        table: the rows.
-        column: the corruption.
-        pair: the two methods.
-        truth: true labels, [N, K].
-        weights: of resampled test photos, [R, N].
-    """
-    rows = [{row["seed"]: row["name"] for row in table.get((method, column), [])} for method in pair]
+def _difference(table: Table, column: str, ours: str, theirs: str) -> str:
+    """The difference of the means over the seeds that both have, and its interval."""
+    rows = [{row["seed"]: row["resampled_ap"] for row in table.get((method, column), [])} for method in (ours, theirs)]
     shared = sorted(rows[0].keys() & rows[1].keys())
     if not shared:
         return "–"
-    ours, theirs = (
-        torch.stack([_resampled(work, names[seed], truth, weights) for seed in shared]).mean(0) for names in rows
-    )
-    values = 100 * (ours - theirs)
+    means = [torch.tensor([resampled[seed] for seed in shared], dtype=torch.float64).mean(0) for resampled in rows]
+    values = 100 * (means[0] - means[1])
     low, high = (values[1:].quantile(share) for share in (0.025, 0.975))
     return f"{values[0]:+.2f} [{low:+.2f}, {high:+.2f}]"
-
-
-def _resampled(work: Path, name: str, truth: Tensor, weights: Tensor) -> Tensor:
-    """Mean AP under every row of weights, [R], stored beside the scores: it takes longer than everything else."""
-    scores, stored = work / "scores" / f"{name}.npy", work / "resampled" / f"{name}-{len(weights)}.npy"
-    if not stored.exists() or stored.stat().st_mtime < scores.stat().st_mtime:
-        stored.parent.mkdir(exist_ok=True)
-        with replacing(stored) as path, path.open("wb") as file:
-            np.save(file, resampled_mean_ap(np.load(scores), truth, weights).numpy())
-    return torch.from_numpy(np.load(stored))
 
 
 def _mean(table: Table, method: str, column: str, key: str = "mean_ap") -> float | None:

@@ -112,7 +112,8 @@ def _swapped(data: Dataset, num_swapped: int, seed: int) -> Column:
 
 def _missing_by_photo(data: Dataset, generator: torch.Generator) -> Tensor:
     """True tags go missing with a probability that the photo decides: logit a u . h, 0.3 in the mean over photos."""
-    h = (data.train - data.train.mean(0)) / data.train.std(0).clamp(min=1e-2)
+    features = data.train.cpu()
+    h = (features - features.mean(0)) / features.std(0).clamp(min=1e-2)
     score = h @ torch.randn(h.shape[1], generator=generator)
     odds = 2 * (score - score.mean()) / score.std()
     low, high = -10.0, 10.0

@@ -81,7 +81,8 @@ def by_estimator(noise_model: str) -> Fit:
     """The product's estimator as it comes."""
 
     def fit(features: Tensor, column: Column, value: float, seed: int) -> Fitted:
-        tagger = NoisyLabelClassifier(noise_model, random_state=seed).fit(features.numpy(), column.observed.numpy())
+        tagger = NoisyLabelClassifier(noise_model, random_state=seed, device=str(features.device))
+        tagger.fit(features.cpu().numpy(), column.observed.numpy())
         found: dict[str, Any] = {"rates": torch.from_numpy(tagger.noise_rates_).float()}
         if tagger.choice_ is not None:
             chosen = tagger.choice_.settings

@@ -14,7 +14,7 @@ import json
 import os
 import subprocess
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -145,7 +145,10 @@ def commit() -> str:
 
 @cache
 def dataset(name: str, flickr8k: Path, work: Path) -> Dataset:
-    return load(name, flickr8k, work)
+    """The data set, with its features on a GPU if there is one."""
+    data = load(name, flickr8k, work)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return replace(data, train=data.train.to(device), test=data.test.to(device))
 
 
 def held_out_ap(benchmark: Benchmark, value: tuple[str, int]) -> float:
@@ -162,7 +165,7 @@ def held_out_ap(benchmark: Benchmark, value: tuple[str, int]) -> float:
         held_out = torch.rand(len(observed), generator=torch.Generator().manual_seed(seed)) < HELD_OUT
         method = METHODS[name]
         fitted, _ = method.fit(data.train[~held_out], Column(observed[~held_out]), method.values[index], seed)
-        aps.append(mean_over_labels(average_precision(fitted(data.train[held_out]), observed[held_out])))
+        aps.append(mean_over_labels(average_precision(fitted(data.train[held_out]).cpu(), observed[held_out])))
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(sum(aps) / len(aps)))
     return sum(aps) / len(aps)
@@ -191,7 +194,7 @@ def run(benchmark: Benchmark, job: Job, value: float) -> str:
     else:
         column = corrupt(data, job.column, job.seed)
         fitted, found = METHODS[job.method].fit(data.train, column, value, job.seed)
-        logits = fitted(data.test)
+        logits = fitted(data.test).cpu()
         if (rates := found.pop("rates", None)) is not None:
             row |= rate_errors(rates, data.truth, column.observed)
         row |= found
@@ -210,8 +213,9 @@ def run(benchmark: Benchmark, job: Job, value: float) -> str:
 def rate_errors(rates: Tensor, truth: Tensor, observed: Tensor) -> dict[str, float]:
     """Mean absolute error of the rates against the realised ones, over labels with `COUNTED` true positives."""
     errors = {}
+    learnt_rates = rates.cpu()
     for kind, learnt, realised in zip(
-        ("missing", "incorrect"), rates.unbind(1), label_rates(truth, observed), strict=True
+        ("missing", "incorrect"), learnt_rates.unbind(1), label_rates(truth, observed), strict=True
     ):
         counted = (truth.sum(0) >= COUNTED) & ~realised.isnan()
         errors[f"{kind}_error"] = (learnt - realised).abs()[counted].mean().item()

@@ -60,6 +60,7 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
         initial_missing_rate: p(z=0|y=1) before training, of "fi", "fd" and "fd-shared"; 0 stays 0.
         initial_incorrect_rate: p(z=1|y=0) before training, likewise; 0 stays 0.
         layer_norm: normalise each example over its features first, as suits embeddings; None: from 64 features on.
+        device: where heads are trained, as torch names it ("cpu", "cuda").
         random_state: decides the order of examples, dropout and what is held out; None: different each time.
 
     Attributes:
@@ -96,6 +97,7 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
         initial_missing_rate: float = INITIAL_MISSING_RATE,
         initial_incorrect_rate: float = INITIAL_INCORRECT_RATE,
         layer_norm: bool | None = None,
+        device: str = "cpu",
         random_state: int | np.random.RandomState | None = 0,
     ) -> None:
         self.noise_model = noise_model
@@ -108,6 +110,7 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
         self.initial_missing_rate = initial_missing_rate
         self.initial_incorrect_rate = initial_incorrect_rate
         self.layer_norm = layer_norm
+        self.device = device
         self.random_state = random_state
 
     def fit(
@@ -185,7 +188,7 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
         logits = self._logits(features)
         for part in _parts(len(features)):
             if (log_q := self.head_.log_q(features[part])) is not None:
-                logits[part] = posterior_logits(logits[part], log_q.double(), labels[part])
+                logits[part] = posterior_logits(logits[part], log_q.double().cpu(), labels[part])
         return logits.sigmoid().numpy()
 
     def score(
@@ -246,10 +249,10 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
                 features = validate_data(self, X, reset=reset, dtype=np.float32)
         except ValueError as error:
             raise InputError(str(error)) from None
-        return torch.from_numpy(np.require(features, requirements=["C", "W"]))
+        return torch.from_numpy(np.require(features, requirements=["C", "W"])).to(self.device)
 
     def _logits(self, features: Float32[Tensor, "N D"]) -> Float64[Tensor, "N K"]:
-        return torch.cat([self.head_(features[part]).double() for part in _parts(len(features))])
+        return torch.cat([self.head_(features[part]).double().cpu() for part in _parts(len(features))])
 
 
 def _as_labels(y: Any, num_examples: int, num_labels: int | None = None) -> Float32[Tensor, "N K"]:
@@ -305,7 +308,7 @@ def _mean_rates(fitted: FittedHead, features: Float32[Tensor, "N D"]) -> Float64
     for part in _parts(len(features)):
         if (log_q := fitted.log_q(features[part])) is not None:
             size = len(features[part])
-            rates = torch.stack([log_q[..., 0, 1], log_q[..., 1, 0]], dim=-1).double().exp()
+            rates = torch.stack([log_q[..., 0, 1], log_q[..., 1, 0]], dim=-1).double().cpu().exp()
             total += rates.expand(size, -1, -1).sum(0)
     return (total / len(features)).numpy()
 

@@ -83,14 +83,15 @@ def fit_calibrated(
         labels = _posterior(target, calibration, labels, weights_in_examples, seed)
         settings = second_head_settings(settings)
     fitted = fit_head(features, labels, settings, weights, seed=seed)
-    logits = fitted(features)  # N K
+    logits = fitted(features).to(target.device)  # N K
     deviation = logits.std(0, correction=0)  # K
     scale = torch.where(deviation > 0, target.std(0, correction=0) / deviation, 1)  # K
     head = fitted.head
     with torch.no_grad():
-        head.weight.mul_(scale.unsqueeze(1))
-        head.bias.copy_((head.bias - logits.mean(0)) * scale + target.mean(0))
-    return FittedHead(head, _noise_model(calibration).to(features.dtype))
+        bias = (head.bias.to(target.device) - logits.mean(0)) * scale + target.mean(0)
+        head.weight.mul_(scale.unsqueeze(1).to(features.device))
+        head.bias.copy_(bias)
+    return FittedHead(head, _noise_model(calibration).to(features))
 
 
 def second_head_settings(settings: HeadSettings) -> HeadSettings:
@@ -119,7 +120,7 @@ def _calibrated_logits(
     Returns:
         The calibrated logits, and the calibration.
     """
-    logits = out_of_sample_logits(features, labels, settings, weights, groups, seed=seed)
+    logits = out_of_sample_logits(features, labels, settings, weights, groups, seed=seed).to(labels.device)
     calibration = calibrate(logits, labels, weights)
     return calibration.true_logits(logits), calibration
 

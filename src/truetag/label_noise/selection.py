@@ -80,7 +80,7 @@ def choose(
         num_errors: standard errors by which the best must beat the first.
         seed: decides what is held out, and the training.
     """
-    train_on = labels if targets is None else targets
+    train_on = (labels if targets is None else targets).cpu()
     observed = torch.where(train_on >= 0, (train_on >= 0.5).to(torch.int8), -1)
     held_out = _hold_out(observed, groups, seed)
     compared = _comparable_labels(observed[held_out])
@@ -96,7 +96,7 @@ def choose(
             )
         else:
             fitted = fit_head(features[~held_out], train_on[~held_out], settings, kept_weights, seed=seed)
-        return average_precision(fitted(features[held_out]), observed[held_out])[compared]
+        return average_precision(fitted(features[held_out]).cpu(), observed[held_out])[compared]
 
     aps = {settings: held_out_aps(settings) for settings in among}
     noisy = [settings for settings in among if settings.noise_model != "none"]

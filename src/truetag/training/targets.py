@@ -81,7 +81,8 @@ def learn_targets(inputs: TrainingInputs, data: TrainingData, path: Path, writes
     if path.is_file():
         state, note = read_tensors(path)
     else:
-        features = _mean_features(inputs, data)
+        # on the accelerator, if there is one: heads are trained in a fraction of the time
+        features = _mean_features(inputs, data).to(inputs.classifier.head.weight.device)
         state, note = learn_from_features(config, data.train.labels, features, captions, rows["group"][:])
         if writes:
             write_tensors(path, state, note)
@@ -120,7 +121,7 @@ def learn_from_features(
     targets = None
     if captions is not None and len(np.unique(captions.bags)) >= 2:
         shares = _naming_shares(captions, labels)
-        logits = out_of_sample_logits(features, shares, groups=groups, seed=config.seed)
+        logits = out_of_sample_logits(features, shares, groups=groups, seed=config.seed).cpu()
         validity = caption_validity(logits, captions.words, captions.bags, seed=config.seed)
         state["validity"] = torch.from_numpy(validity.probabilities)
         note["share_of_valid_captions"] = validity.share

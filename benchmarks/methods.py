@@ -13,7 +13,8 @@ Expected: methods.md, which this script writes.
 import json
 import os
 import subprocess
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
 from multiprocessing import get_context
@@ -111,24 +112,33 @@ def main(benchmark: Benchmark) -> None:
         (benchmark.work / folder).mkdir(parents=True, exist_ok=True)
     todo = [job for job in jobs(benchmark) if not row_path(benchmark.work, job).exists()]
     if todo:
-        for name in benchmark.data:
-            load(name, benchmark.flickr8k, benchmark.work)
-        for number, seed in {(_num_swapped(job.column) or 0, job.seed) for job in todo} | {(2, 100)}:
-            swapped_manifest(benchmark.work / "flickr8k", number, seed)
         with ProcessPoolExecutor(benchmark.processes, get_context("spawn")) as pool:
-            recipes = [job for job in todo if job.is_recipe]
-            others = [job for job in todo if not job.is_recipe]
-            print(f"{len(recipes)} runs of recipes, {len(others)} fits on features", flush=True)
-            started = [pool.submit(run, benchmark, job, 0.0) for job in recipes]
-            names = [name for name in benchmark.methods if name in PEERS]
-            values = [(name, index) for name in names for index in range(len(METHODS[name].values))]
-            held_out = list(pool.map(held_out_ap, [benchmark] * len(values), values))
-            tuned = {name: best_value(name, dict(zip(values, held_out, strict=True))) for name in names}
-            started += [pool.submit(run, benchmark, job, tuned.get(job.method, 0.0)) for job in others]
-            for future in started:
-                print(future.result(), flush=True)
+            for future in submit(benchmark, todo, pool):
+                # one row that fails is reported, and does not end the others
+                error = future.exception()
+                print(f"failed: {error!r}" if error else future.result(), flush=True)
     if benchmark.report:
         write_report(benchmark.work, benchmark.out, TUNED_ON)
+
+
+def submit(benchmark: Benchmark, todo: list[Job], pool: ProcessPoolExecutor) -> Iterator[Future[str]]:
+    """Hand out the jobs, the product first; data are prepared while others are at work."""
+    work = benchmark.work / "flickr8k"
+    load("flickr8k", benchmark.flickr8k, benchmark.work)
+    swaps = {(_num_swapped(job.column) or 0, job.seed) for job in todo} | {(2, seed) for _, seed in TUNED_ON}
+    list(pool.map(swapped_manifest, [work] * len(swaps), *zip(*swaps, strict=True)))
+    started = [pool.submit(run, benchmark, job, 0.0) for job in todo if job.is_recipe]
+    peers = [name for name in benchmark.methods if name in PEERS]
+    values = [(name, index) for name in peers for index in range(len(METHODS[name].values))]
+    tuning = {value: pool.submit(held_out_ap, benchmark, value) for value in values}
+    if "scenes" in benchmark.data:
+        load("scenes", benchmark.flickr8k, benchmark.work)
+    on_features = [job for job in todo if not job.is_recipe]
+    started += [pool.submit(run, benchmark, job, 0.0) for job in on_features if job.method not in peers]
+    tuned = {name: best_value(name, {key: future.result() for key, future in tuning.items()}) for name in peers}
+    started += [pool.submit(run, benchmark, job, tuned[job.method]) for job in on_features if job.method in peers]
+    print(f"{len(started)} rows, tuned: {tuned}", flush=True)
+    yield from started
 
 
 def row_path(work: Path, job: Job) -> Path:

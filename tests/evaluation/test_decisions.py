@@ -60,10 +60,10 @@ class TestDecisionScores:
         ("probabilities", "labels", "threshold", "message"),
         [
             ([[0.1, 0.2]], [[1], [0]], 0.5, r"\(1, 2\).*\(2, 1\)"),
-            ([[1.5]], [[1]], 0.5, "probability is 1.5"),
-            ([[NAN]], [[1]], 0.5, "1 of the 1 probabilities are NaN"),
-            ([[0.5]], [[2]], 0.5, "label is 2"),
-            ([[0.5]], [[1]], 1.5, "threshold is 1.5"),
+            ([[1.5]], [[1]], 0.5, r"expected values in 0..1 .* got 1.5"),
+            ([[NAN]], [[1]], 0.5, r"probabilities: .* got 1 NaN of 1"),
+            ([[0.5]], [[2]], 0.5, r"labels: .* got 2"),
+            ([[0.5]], [[1]], 1.5, r"threshold: .* got 1.5"),
         ],
     )
     def test_mistakes(self, probabilities, labels, threshold, message):
@@ -96,7 +96,7 @@ class TestCalibrationError:
         assert math.isnan(calibration_error([[0.8]], [[NAN]]))
 
     def test_mistakes(self):
-        with pytest.raises(InputError, match="num_bins is 0"):
+        with pytest.raises(InputError, match="num_bins: expected at least 1, got 0"):
             calibration_error([[0.5]], [[1]], num_bins=0)
-        with pytest.raises(InputError, match="probability is -3"):
+        with pytest.raises(InputError, match=r"probabilities: .* got -3"):
             calibration_error([[-3.0]], [[1]])

@@ -129,10 +129,10 @@ class TestAveragePrecision:
         ("scores", "labels", "weights", "message"),
         [
             (torch.zeros(3, 2), torch.zeros(2, 3), None, r"\(3, 2\).*\(2, 3\)"),
-            (torch.zeros(3), torch.zeros(3), None, r"2 axes.*\(3,\)"),
-            (torch.tensor([[NAN]]), torch.ones(1, 1), None, "1 of the 1 scores are NaN"),
-            (torch.zeros(2, 1), torch.full((2, 1), 0.5), None, "label is 0.5"),
-            (torch.zeros(2, 1), torch.ones(2, 1), [1, 1, 1], r"\(3,\).*\(2, 1\)"),
+            (torch.zeros(3), torch.zeros(3), None, r"scores: expected 2 axes, got shape \(3,\)"),
+            (torch.tensor([[NAN]]), torch.ones(1, 1), None, r"scores: .* got 1 NaN of 1"),
+            (torch.zeros(2, 1), torch.full((2, 1), 0.5), None, r"labels: .* got 0.5"),
+            (torch.zeros(2, 1), torch.ones(2, 1), [1, 1, 1], "weights: expected 2, one per example, got 3"),
             (torch.zeros(2, 1), torch.ones(2, 1), [1, -1], "not negative.*-1"),
             (torch.zeros(2, 1), torch.ones(2, 1), [1, NAN], "finite"),
         ],
@@ -208,13 +208,13 @@ class TestCountAveragePrecision:
     @pytest.mark.parametrize(
         ("counts", "captions", "message"),
         [
-            ([[1], [6]], 5, "image 1 has a count of 6 in 5 captions"),
-            ([[1], [-2]], 5, "image 1 has a count of -2 in 5 captions"),
-            ([[1], [1.5]], 5, "count of 1.5 in 5"),
-            ([[3], [3]], [2, 5], "image 0 has a count of 3 in 2 captions"),
-            ([[0], [0]], [5, 0], "image 1 has 0 captions; expected .* at least 1"),
-            ([[0], [0]], NAN, "nan captions"),
-            ([[0], [0]], [5, 5, 5], r"\(3,\) for 2 images"),
+            ([[1], [6]], 5, "image 1 with 5 captions, got 6"),
+            ([[1], [-2]], 5, "image 1 with 5 captions, got -2"),
+            ([[1], [1.5]], 5, r"counts: .* got 1.5"),
+            ([[3], [3]], [2, 5], "expected 0..2, -1 or NaN for image 0 with 2 captions, got 3"),
+            ([[0], [0]], [5, 0], "expected a whole number of at least 1 for image 1, got 0"),
+            ([[0], [0]], NAN, r"captions_per_image: .* got nan"),
+            ([[0], [0]], [5, 5, 5], r"expected one number or 2, one per image, got shape \(3,\)"),
             ([[0], [0], [0]], 5, r"\(2, 1\).*\(3, 1\)"),
         ],
     )
@@ -256,5 +256,5 @@ def test_by_group():
     assert groups["NN"] == {"count": 2, "mean": pytest.approx(0.4)}
     assert groups["JJ"]["count"] == 1
     assert math.isnan(groups["JJ"]["mean"])
-    with pytest.raises(InputError, match="1 groups for 2 labels"):
+    with pytest.raises(InputError, match="groups: expected 2, one per label, got 1"):
         by_group([0.1, 0.2], ["NN"])

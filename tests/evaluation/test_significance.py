@@ -119,11 +119,11 @@ def test_the_result_cannot_be_changed():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_resamples": 0}, "num_resamples is 0"),
-        ({"confidence": 1.0}, "confidence is 1.0"),
-        ({"scores_a": []}, "no scores"),
+        ({"num_resamples": 0}, "num_resamples: expected at least 1, got 0"),
+        ({"confidence": 1.0}, r"confidence: .* got 1.0"),
+        ({"scores_a": []}, "scores: expected at least one array"),
         ({"scores_a": torch.zeros(3, 2)}, r"\(3, 2\).*\(60, 5\)"),
-        ({"labels": torch.zeros(60, 5)}, "none of the 5 labels has a positive among the 60 examples"),
+        ({"labels": torch.zeros(60, 5)}, "expected at least one positive, got none for 5 labels of 60 examples"),
     ],
 )
 def test_mistakes(changes, message):

@@ -7,7 +7,7 @@ _MODULES = ("ranking", "decisions", "separation", "significance")
 
 
 def __getattr__(name: str) -> ModuleType:
-    """Load a public module when it is first asked for."""
+    """Load a public module on first use."""
     if name in _MODULES:
         return importlib.import_module(f"truetag.evaluation.{name}")
     raise AttributeError(f"module 'truetag.evaluation' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The paper's numbers agree with themselves; its tables come out of official files, and go on where they were."""
+"""The paper's numbers are consistent; its tables come from the official files, and resume after an interruption."""
 
 import json
 
@@ -34,7 +34,7 @@ def test_published_parts_of_speech_average_to_all(rows, counts):
             assert of_all == pytest.approx(mean, abs=0.12), row
 
 
-def test_rows_differ_from_their_baseline_in_what_they_are_about():
+def test_rows_differ_from_their_baseline_in_pooling_and_noise_model_alone():
     for row in (*TABLE1, *TABLE2, *TABLE3):
         if row.recipe is None:
             continue
@@ -45,14 +45,14 @@ def test_rows_differ_from_their_baseline_in_what_they_are_about():
         assert (config.stage1_epochs, config.loss, config.initial_bias) == (3, "sum_labels", -6.58)
 
 
-def test_figure_3_spares_what_is_probably_wrong():
+def test_figure_3_has_small_gradients_where_a_tag_is_probably_wrong():
     panel = plot_gradients().axes[0]
     assert isinstance(panel.figure, matplotlib.figure.Figure)
     curves = {line.get_label(): line.get_xydata() for line in panel.lines}
     for value, sign in ((0, 1), (1, -1)):
         plain, spared = curves[f"z = {value}, no noise model"], curves[f"z = {value}, noise model"]
         assert plain[:, 1] == pytest.approx(plain[:, 0] - value)
-        # most surprising tag: p near 1 where the tag is absent, near 0 where it is present
+        # the most surprising tag: p near 1 where the tag is absent, near 0 where it is present
         surprising = -1 if value == 0 else 0
         assert abs(plain[surprising, 1]) > 0.99
         assert abs(spared[surprising, 1]) < 0.01
@@ -89,11 +89,10 @@ def coco(tmp_path_factory):
     return folder
 
 
-def test_table_1_from_official_files_goes_on_where_it_was(coco, tmp_path, capsys):
+def test_table_1_from_official_files_resumes(coco, tmp_path, capsys):
     command = ["reproduce", "table1", "--data", str(coco), "--out", str(tmp_path), *SMALL, "--batch-size", "8"]
     assert main([*command, "--plan-only"]) == 0
-    said = capsys.readouterr()
-    assert "8 runs on 24 photos (and 8 for validation, 8 for the test)" in said.err
+    assert "8 runs on 24 photos (and 8 for validation, 8 for the test)" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
     assert main(command) == 0
     table = capsys.readouterr().out
@@ -115,11 +114,11 @@ def test_table_1_from_official_files_goes_on_where_it_was(coco, tmp_path, capsys
     assert "backbone = test_resnet" in page
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*.safetensors")}
     assert main(command) == 0
-    assert "every run is there" in capsys.readouterr().err
+    assert "every run is finished" in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*.safetensors")} == written
 
 
-def test_figure_4_shows_photos_of_the_test(coco, tmp_path, capsys):
+def test_figure_4_shows_photos_of_the_test_split(coco, tmp_path, capsys):
     command = ["reproduce", "figure4", "--data", str(coco), "--out", str(tmp_path), *SMALL, "--batch-size", "8"]
     assert main(command) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "figure4.png")
@@ -157,13 +156,13 @@ def test_table_3_from_clips_laid_out_like_msrvtt(tmp_path, capsys):
     ("arguments", "message"),
     [
         (["table1"], "data: table1 needs the folder of the official files"),
-        (["table1", "--data", "EMPTY"], "captions_train2014.json, found no such file"),
-        (["table3", "--data", "EMPTY"], "train_val_videodatainfo.json, found no such file"),
+        (["table1", "--data", "EMPTY"], "captions_train2014.json, got no such file"),
+        (["table3", "--data", "EMPTY"], "train_val_videodatainfo.json, got no such file"),
         (["table1", "--data", "EMPTY", "--pooling", "max"], "pooling: the rows of table1 decide it, got 'max'"),
         (["table2", "--data", "EMPTY", "--noise-model", "fi"], "noise_model: the rows of table2 decide it"),
     ],
 )
-def test_misuse_is_told(tmp_path, capsys, arguments, message):
+def test_misuse_is_refused(tmp_path, capsys, arguments, message):
     arguments = [str(tmp_path) if argument == "EMPTY" else argument for argument in arguments]
     assert main(["reproduce", *arguments, "--out", str(tmp_path / "out")]) == 2
     assert message in capsys.readouterr().err

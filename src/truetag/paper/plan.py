@@ -1,4 +1,4 @@
-"""What a reproduction will take before it is begun: a step is timed on this machine, the rest is counted."""
+"""The time and disk space that a reproduction will take: one step is timed on this machine, the rest is counted."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -14,31 +14,35 @@ from truetag.runs.config import TrainConfig
 from truetag.training.train import build_classifier
 
 _TIMED_FRAMES = 2
-_STORED_FRAME = 25_000
-_COPIES_OF_WEIGHTS = 2  # stage 1 and the end, of each run
-_CHECKPOINT_COPIES = 4  # of one run at a time: the weights, the best ones, and the optimiser's, twice
+_STORED_FRAME = 25_000  # bytes
+_COPIES_OF_WEIGHTS = 2  # per run: after stage 1 and at the end
+_CHECKPOINT_COPIES = 4  # of the run in progress: its weights, its best weights, and two of the optimiser's state
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run that is still to be trained: its settings, and whether stage 1 is taken from another."""
+    """One run that is still to be trained: its settings, and whether it reuses the stage 1 of another run."""
 
     config: TrainConfig
-    takes_stage1: bool
+    reuses_stage1: bool
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds a frame, by use, and bytes of one copy of the weights and of one frame's features."""
+    """What one frame and one copy of the weights cost."""
 
     step: float
+    """Seconds per frame of a training step."""
     forward: float
+    """Seconds per frame of a forward pass alone."""
     weights: int
+    """Bytes of one copy of the weights."""
     features: int
+    """Bytes of one frame's features."""
 
 
 def measure(config: TrainConfig, num_labels: int) -> Costs:
-    """Time a step on random pixels; no weights are fetched."""
+    """Time one step on blank photos, without fetching weights."""
     config = replace(config, frames_at_a_time=0)
     backbone, preprocessing = load_backbone(config.backbone, "none", config.resolution)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -63,7 +67,16 @@ def measure(config: TrainConfig, num_labels: int) -> Costs:
 def describe(
     jobs: Sequence[Job], costs: Costs, num_frames: int, num_train: int, num_validation: int, num_test: int
 ) -> str:
-    """Hours and disk of the runs that are left; `num_frames` of each bag."""
+    """One sentence with the number of the remaining runs, their time and their disk space.
+
+    Args:
+        jobs: the remaining runs.
+        costs: as measured on this machine.
+        num_frames: of each bag; 1 for photos.
+        num_train: bags to train on.
+        num_validation: bags to validate on.
+        num_test: bags to score.
+    """
     seconds, disk = 0.0, 0
     frozen = [job.config for job in jobs if job.config.freeze_backbone]
     if frozen:
@@ -71,19 +84,20 @@ def describe(
         disk += costs.features * num_frames * (num_train + num_validation + num_test)
     for job in jobs:
         config = job.config
-        epochs = config.stage2_epochs + (0 if job.takes_stage1 else config.stage1_epochs)
+        epochs = config.stage2_epochs + (0 if job.reuses_stage1 else config.stage1_epochs)
         if not config.freeze_backbone:
-            held_twice = costs.forward if config.frames_at_a_time else 0.0
-            bag = (costs.step + held_twice) * num_train + costs.forward * num_validation
-            seconds += num_frames * (epochs * bag + costs.forward * num_test)
+            # in chunks of frames, the forward pass runs twice
+            second_pass = costs.forward if config.frames_at_a_time else 0.0
+            epoch = (costs.step + second_pass) * num_train + costs.forward * num_validation
+            seconds += num_frames * (epochs * epoch + costs.forward * num_test)
         disk += _COPIES_OF_WEIGHTS * costs.weights
     disk += _CHECKPOINT_COPIES * costs.weights
     if num_frames > 1:
         disk += _STORED_FRAME * num_frames * (num_train + num_validation + num_test)
-    what = "clips" if num_frames > 1 else "photos"
+    unit = "clips" if num_frames > 1 else "photos"
     return (
-        f"{len(jobs)} runs on {num_train:,} {what} (and {num_validation:,} for validation, {num_test:,} for the test): "
-        f"about {_duration(seconds)} on this machine, of which decoding is no part, and {file_size(disk)} of disk"
+        f"{len(jobs)} runs on {num_train:,} {unit} (and {num_validation:,} for validation, {num_test:,} for the test): "
+        f"about {_duration(seconds)} on this machine, not counting decoding, and {file_size(disk)} of disk"
     )
 
 

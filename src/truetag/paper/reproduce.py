@@ -1,16 +1,15 @@
 """`truetag reproduce`: the paper's tables and figures from the official files, each number beside the published one.
 
     OUT/coco | msrvtt    manifests and vocabulary        OUT/runs/DATA-swapK[-frame]/RECIPE     the runs
-    OUT/table1.md ..     what came out                   OUT/index.html                         all of it so far
+    OUT/table1.md ..     the results                     OUT/index.html                         all results so far
 
-Every step is skipped where its result is there, and a run that was stopped goes on where it was; so the same command
-goes on with a reproduction, and the tables share their runs.
+A step whose result exists is skipped, and an interrupted run resumes from its last checkpoint. The same command
+therefore continues a reproduction, and the tables share their runs.
 """
 
 import dataclasses
 import json
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,6 +50,28 @@ FIGURE4_PARTS = ("VB", "NN", "JJ")
 NUM_PHOTOS = 8
 
 
+@dataclass(frozen=True)
+class Reproduction:
+    """A table or figure to reproduce: its data, its rows, and how their runs are trained."""
+
+    out: Path
+    corpus: Corpus
+    rows: tuple[Row, ...]
+    config: TrainConfig
+    """The schedule; each row sets its own pooling and noise model."""
+    cache: Path | None
+    max_skipped: float
+
+    def run_folder(self, row: Row, recipe: RecipeName) -> Path:
+        """The run of a recipe on a row's data."""
+        level = "-frame" if row.level == "frame" else ""
+        return self.out / "runs" / f"{self.corpus.name}-swap{row.num_swapped}{level}" / recipe
+
+    def metrics_path(self, run_folder: Path) -> Path:
+        """The scores of a run on the split that the paper reports."""
+        return run_folder / "metrics" / f"{self.corpus.manifest.stem}-{self.corpus.scored_split}.json"
+
+
 def reproduce(
     target: Target,
     out: Path,
@@ -62,22 +83,26 @@ def reproduce(
     cache: Path | None = None,
     max_skipped: float = MAX_SKIPPED,
 ) -> str:
-    """Run a table or figure of the paper and set it beside what was published. Give the command again to go on.
+    """Reproduce a table or figure of the paper beside the published numbers; repeat the command to continue.
 
     Args:
         target: table1, table2 and figure4 need COCO 2014, table3 needs MSR-VTT 2016, figure3 needs no data.
-        out: the folder of the reproduction; targets share it, and their runs.
-        data: where the official files are. COCO: annotations/captions_{train,val}2014.json, train2014/ and val2014/.
-            MSR-VTT: train_val_videodatainfo.json and TrainValVideo/.
+        out: the folder of the reproduction; targets share it and its runs.
+        data: the folder of the official files. COCO: annotations/captions_{train,val}2014.json, train2014/ and
+            val2014/. MSR-VTT: train_val_videodatainfo.json and TrainValVideo/.
         config: the schedule of every run, the paper's unless changed here; the rows decide pooling and noise model.
-        vocabulary: a word list instead of the most frequent words of the training captions.
-        num_words: words of the vocabulary; 1,000 for COCO and 1,087 for MSR-VTT.
-        plan_only: tell what is left to do, with time and disk, and stop.
+        vocabulary: a word list to use instead of the most frequent words of the training captions.
+        num_words: the size of the vocabulary; by default 1,000 for COCO and 1,087 for MSR-VTT.
+        plan_only: show the remaining work with its time and disk space, and stop.
         cache: where features and frames are cached; by default in the user's cache folder.
         max_skipped: stop if more than this share of the photos cannot be used.
 
     Returns:
-        The table, or where the figure is.
+        The table, or the path of the figure.
+
+    Raises:
+        InputError: data is missing or malformed, a setting is one that the rows decide, or the reproduction was begun
+            with other settings.
     """
     if target == "figure3":
         out.mkdir(parents=True, exist_ok=True)
@@ -86,7 +111,6 @@ def reproduce(
         return f"{out / 'figure3.png'}"
     if data is None:
         raise InputError(f"data: {target} needs the folder of the official files, got none")
-    rows = FIGURE4_ROWS if target == "figure4" else TABLES[target]
     if target == "table3":
         config = replace(
             config, **{name: value for name, value in CLIP_SETTINGS.items() if _is_untouched(config, name)}
@@ -98,22 +122,24 @@ def reproduce(
         Corpus("msrvtt", out / "msrvtt", "validation") if target == "table3" else Corpus("coco", out / "coco", "test")
     )
     words = None if vocabulary is None else str(vocabulary.resolve())
-    source = {"data": str(data.resolve()), "vocabulary": words, "num_words": num_words}
-    _check_settings(corpus.folder / "data.json", source)
+    corpus_settings = {"data": str(data.resolve()), "vocabulary": words, "num_words": num_words}
+    _check_settings(corpus.folder / "data.json", corpus_settings)
     prepare_corpus(corpus, data, vocabulary, num_words)
-    tell(_plan(out, corpus, rows, config))
+    rows = FIGURE4_ROWS if target == "figure4" else TABLES[target]
+    reproduction = Reproduction(out, corpus, rows, config, cache, max_skipped)
+    tell(_describe_plan(reproduction))
     if plan_only:
         return "nothing was trained: --plan-only"
-    learnt = {name: value for name, value in dataclasses.asdict(config).items() if name not in MACHINE_SETTINGS}
-    _check_settings(out / "runs" / f"{corpus.name}.json", learnt)
+    run_settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in MACHINE_SETTINGS}
+    _check_settings(out / "runs" / f"{corpus.name}.json", run_settings)
     for row in rows:
         if row.recipe is not None:
-            _run(out, corpus, row, config, cache, max_skipped)
+            _train_and_score(reproduction, row, row.recipe)
     if target == "figure4":
-        _draw_figure4(out, corpus, cache, max_skipped)
+        _draw_figure4(reproduction)
         text = f"{out / 'figure4.png'}"
     else:
-        lines = _compare(out, corpus, rows)
+        lines = _compare(reproduction)
         write_json(out / f"{target}.json", lines)
         text = _markdown(lines)
         write_text(out / f"{target}.md", f"# {TITLES[target]}\n\n{text}\n")
@@ -126,7 +152,7 @@ def _is_untouched(config: TrainConfig, name: str) -> bool:
 
 
 def _check_settings(path: Path, settings: dict[str, Any]) -> None:
-    """Refuse to go on with other settings: half of a table would be of these and half of those."""
+    """Refuse to continue with other settings, which would mix two settings in one table."""
     if not path.exists():
         write_json(path, settings)
         return
@@ -138,68 +164,81 @@ def _check_settings(path: Path, settings: dict[str, Any]) -> None:
             )
 
 
-def _folder(out: Path, corpus: Corpus, row: Row, recipe: RecipeName) -> Path:
-    level = "-frame" if row.level == "frame" else ""
-    return out / "runs" / f"{corpus.name}-swap{row.num_swapped}{level}" / recipe
-
-
-def _jobs(out: Path, corpus: Corpus, rows: Sequence[Row]) -> list[tuple[Row, RecipeName]]:
-    """What is to be trained, in order, each once: stage 1 before those that take it over."""
-    wanted: dict[Path, tuple[Row, RecipeName]] = {}
-    for row in rows:
+def _remaining_runs(reproduction: Reproduction) -> list[tuple[Row, RecipeName]]:
+    """The runs still to be trained, in order and each once: a stage 1 comes before the runs that reuse it."""
+    runs: dict[Path, tuple[Row, RecipeName]] = {}
+    for row in reproduction.rows:
         for recipe in (row.recipe and stage1_of(row.recipe), row.recipe):
             if recipe is not None:
-                wanted.setdefault(_folder(out, corpus, row, recipe), (row, recipe))
-    return [job for folder, job in wanted.items() if not (is_run(folder) and open_run(folder).is_finished)]
+                runs.setdefault(reproduction.run_folder(row, recipe), (row, recipe))
+    return [run for folder, run in runs.items() if not (is_run(folder) and open_run(folder).is_finished)]
 
 
-def _plan(out: Path, corpus: Corpus, rows: Sequence[Row], config: TrainConfig) -> str:
-    jobs = _jobs(out, corpus, rows)
-    if not jobs:
-        return "every run is there"
+def _describe_plan(reproduction: Reproduction) -> str:
+    config, corpus = reproduction.config, reproduction.corpus
+    runs = _remaining_runs(reproduction)
+    if not runs:
+        return "every run is finished"
     splits = read_manifest(corpus.manifest).rows["split"][:]
-    counts = [splits.count(split) for split in ("train", "validation", corpus.scored_split)]
-    some = [Job(settings_of(recipe, config, row.level), stage1_of(recipe) is not None) for row, recipe in jobs]
-    num_words = len(read_vocabulary(corpus.vocabulary))
-    return describe(some, measure(config, num_words), config.num_frames if corpus.name == "msrvtt" else 1, *counts)
+    jobs = [Job(settings_of(recipe, config, row.level), stage1_of(recipe) is not None) for row, recipe in runs]
+    return describe(
+        jobs,
+        measure(config, len(read_vocabulary(corpus.vocabulary))),
+        num_frames=config.num_frames if corpus.name == "msrvtt" else 1,
+        num_train=splits.count("train"),
+        num_validation=splits.count("validation"),
+        num_test=splits.count(corpus.scored_split),
+    )
 
 
-def _run(out: Path, corpus: Corpus, row: Row, config: TrainConfig, cache: Path | None, max_skipped: float) -> None:
-    manifest = corpus.manifest
+def _train_and_score(reproduction: Reproduction, row: Row, recipe: RecipeName) -> None:
+    """Train a row's recipe, after the stage 1 that it reuses, and score it; finished steps are skipped."""
+    corpus = reproduction.corpus
+    data = corpus.manifest
     if row.num_swapped:
-        manifest = corpus.folder / f"swap{row.num_swapped}.jsonl"
-        if not manifest.exists():
+        data = corpus.folder / f"swap{row.num_swapped}.jsonl"
+        if not data.exists():
             corrupt(
                 corpus.manifest,
-                manifest,
+                data,
                 swap_captions=row.num_swapped,
                 vocabulary=corpus.vocabulary,
-                seed=config.seed,
+                seed=reproduction.config.seed,
             )
-    for _, recipe in _jobs(out, corpus, [row]):
-        folder = _folder(out, corpus, row, recipe)
-        tell(f"{folder.parent.name}: {recipe}")
-        first = stage1_of(recipe)
-        start_from = None if first is None else _folder(out, corpus, row, first)
-        settings = settings_of(recipe, config, row.level)
-        train(settings, manifest, corpus.vocabulary, folder, start_from, cache, True, max_skipped)
-    assert row.recipe is not None
-    folder = _folder(out, corpus, row, row.recipe)
-    if not _metrics_path(folder, corpus).exists():
-        evaluate(folder, corpus.manifest, corpus.scored_split, "captions", cache=cache, max_skipped=max_skipped)
+    for _, name in _remaining_runs(replace(reproduction, rows=(row,))):
+        folder = reproduction.run_folder(row, name)
+        tell(f"{folder.parent.name}: {name}")
+        stage1 = stage1_of(name)
+        train(
+            settings_of(name, reproduction.config, row.level),
+            data,
+            corpus.vocabulary,
+            folder,
+            start_from=None if stage1 is None else reproduction.run_folder(row, stage1),
+            resume=True,
+            cache=reproduction.cache,
+            max_skipped=reproduction.max_skipped,
+        )
+    folder = reproduction.run_folder(row, recipe)
+    if not reproduction.metrics_path(folder).exists():
+        evaluate(
+            folder,
+            corpus.manifest,
+            corpus.scored_split,
+            "captions",
+            cache=reproduction.cache,
+            max_skipped=reproduction.max_skipped,
+        )
 
 
-def _metrics_path(folder: Path, corpus: Corpus) -> Path:
-    return folder / "metrics" / f"{corpus.manifest.stem}-{corpus.scored_split}.json"
-
-
-def _compare(out: Path, corpus: Corpus, rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """A line a row: what was published and what came out, in percent, in the order of `COLUMNS`."""
+def _compare(reproduction: Reproduction) -> list[dict[str, Any]]:
+    """One line per row: the published numbers and ours, in percent and in the order of `COLUMNS`."""
     lines = []
-    for row in rows:
+    for row in reproduction.rows:
         ours: list[float | None] | None = None
         if row.recipe is not None:
-            metrics = json.loads(_metrics_path(_folder(out, corpus, row, row.recipe), corpus).read_text())
+            folder = reproduction.run_folder(row, row.recipe)
+            metrics = json.loads(reproduction.metrics_path(folder).read_text())
             scores = metrics["observed"] if row.observed else metrics
             parts = [scores["by_pos"].get(part, {}).get("count_mean_ap") for part in COLUMNS[:-1]]
             ours = [None if value is None else 100 * value for value in [*parts, scores["count_mean_ap"]]]
@@ -212,26 +251,34 @@ def _markdown(lines: list[dict[str, Any]]) -> str:
     table = [f"| model | | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 2) + "|"]
     for line in lines:
         level = "frame level: " if line["level"] == "frame" else ""
-        for who in ("paper", "ours") if line["ours"] else ("paper",):
-            cells = ["–" if value is None else f"{value:.2f}" for value in line[who]]
-            table.append(f"| {level + line['model'] if who == 'paper' else ''} | {who} | {' | '.join(cells)} |")
+        for origin in ("paper", "ours") if line["ours"] else ("paper",):
+            cells = ["–" if value is None else f"{value:.2f}" for value in line[origin]]
+            table.append(f"| {level + line['model'] if origin == 'paper' else ''} | {origin} | {' | '.join(cells)} |")
     return "\n".join(table)
 
 
-def _draw_figure4(out: Path, corpus: Corpus, cache: Path | None, max_skipped: float) -> None:
+def _draw_figure4(reproduction: Reproduction) -> None:
     runs = {
-        row.label: open_run(_folder(out, corpus, row, row.recipe)) for row in FIGURE4_ROWS if row.recipe is not None
+        row.label: open_run(reproduction.run_folder(row, row.recipe))
+        for row in reproduction.rows
+        if row.recipe is not None
     }
-    manifest = read_manifest(corpus.manifest)
-    scored = manifest.in_split(corpus.scored_split)
-    drawn = np.random.default_rng(0).permutation(len(scored))[:NUM_PHOTOS]  # no choosing of the nicest
-    some = replace(manifest, rows=scored.select(sorted(drawn.tolist())))
-    photos = tag_photos(some, runs, "captions", None, FIGURE4_PARTS, cache, max_skipped)
-    plot_tagged_photos(photos).savefig(out / "figure4.png", dpi=150, bbox_inches="tight")
+    manifest = read_manifest(reproduction.corpus.manifest)
+    scored = manifest.in_split(reproduction.corpus.scored_split)
+    drawn = np.random.default_rng(0).permutation(len(scored))[:NUM_PHOTOS]  # at random: nobody picks the best ones
+    photos = tag_photos(
+        replace(manifest, rows=scored.select(sorted(drawn.tolist()))),
+        runs,
+        "captions",
+        parts_of_speech=FIGURE4_PARTS,
+        cache=reproduction.cache,
+        max_skipped=reproduction.max_skipped,
+    )
+    plot_tagged_photos(photos).savefig(reproduction.out / "figure4.png", dpi=150, bbox_inches="tight")
 
 
 def _write_index(out: Path) -> None:
-    """One page of all that is there."""
+    """Write one page with all results in the folder."""
     tables = {TITLES[name]: json.loads(path.read_text()) for name in TABLES if (path := out / f"{name}.json").exists()}
     figures = {
         TITLES[name]: inline_photo(path) for name in ("figure3", "figure4") if (path := out / f"{name}.png").exists()

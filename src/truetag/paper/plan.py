@@ -1,22 +1,54 @@
-"""The time and disk space that a reproduction will take: one step is timed on this machine, the rest is counted."""
+"""A reproduction before it is begun: which runs remain, and the time and disk space that they take.
+
+One step is timed on this machine; the rest is counted.
+"""
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
+from truetag.data.manifest import read_manifest
+from truetag.data.vocabulary import read_vocabulary
 from truetag.io.text import file_size
 from truetag.losses import q_likelihood
 from truetag.models.backbones import load_backbone
 from truetag.models.features import feature_spec
+from truetag.paper.corpora import Corpus
+from truetag.paper.tables import Row
 from truetag.runs.config import TrainConfig
+from truetag.runs.folder import is_run, open_run
+from truetag.training.recipes import RecipeName, settings_of, stage1_of
 from truetag.training.train import build_classifier
 
 _TIMED_FRAMES = 2
 _STORED_FRAME = 25_000  # bytes
 _COPIES_OF_WEIGHTS = 2  # per run: after stage 1 and at the end
 _CHECKPOINT_COPIES = 4  # of the run in progress: its weights, its best weights, and two of the optimiser's state
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """A table or figure to reproduce: its data, its rows, and how their runs are trained."""
+
+    out: Path
+    corpus: Corpus
+    rows: tuple[Row, ...]
+    config: TrainConfig
+    """The schedule; each row sets its own pooling and noise model."""
+    cache: Path | None
+    max_skipped: float
+
+    def run_folder(self, row: Row, recipe: RecipeName) -> Path:
+        """The run of a recipe on a row's data."""
+        level = "-frame" if row.level == "frame" else ""
+        return self.out / "runs" / f"{self.corpus.name}-swap{row.num_swapped}{level}" / recipe
+
+    def metrics_path(self, run_folder: Path) -> Path:
+        """The scores of a run on the split that the paper reports."""
+        return run_folder / "metrics" / f"{self.corpus.manifest.stem}-{self.corpus.scored_split}.json"
 
 
 @dataclass(frozen=True)
@@ -39,6 +71,34 @@ class Costs:
     """Bytes of one copy of the weights."""
     features: int
     """Bytes of one frame's features."""
+
+
+def remaining_runs(reproduction: Reproduction) -> list[tuple[Row, RecipeName]]:
+    """The runs still to be trained, in order and each once: a stage 1 comes before the runs that reuse it."""
+    runs: dict[Path, tuple[Row, RecipeName]] = {}
+    for row in reproduction.rows:
+        for recipe in (row.recipe and stage1_of(row.recipe), row.recipe):
+            if recipe is not None:
+                runs.setdefault(reproduction.run_folder(row, recipe), (row, recipe))
+    return [run for folder, run in runs.items() if not (is_run(folder) and open_run(folder).is_finished)]
+
+
+def describe_plan(reproduction: Reproduction) -> str:
+    """One sentence on the runs that remain; see `describe`."""
+    config, corpus = reproduction.config, reproduction.corpus
+    runs = remaining_runs(reproduction)
+    if not runs:
+        return "every run is finished"
+    splits = read_manifest(corpus.manifest).rows["split"][:]
+    jobs = [Job(settings_of(recipe, config, row.level), stage1_of(recipe) is not None) for row, recipe in runs]
+    return describe(
+        jobs,
+        measure(config, len(read_vocabulary(corpus.vocabulary))),
+        num_frames=config.num_frames if corpus.name == "msrvtt" else 1,
+        num_train=splits.count("train"),
+        num_validation=splits.count("validation"),
+        num_test=splits.count(corpus.scored_split),
+    )
 
 
 def measure(config: TrainConfig, num_labels: int) -> Costs:

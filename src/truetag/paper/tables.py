@@ -92,3 +92,5 @@ TABLE3 = (
     Row("MIL-FD", "mil-nmn-fd", (28.15, 36.36, 24.9, 42.83, 32.94, 41.44, 27.08, 33.08)),
 )
 """MSR-VTT 2016, 1,087 words, scored on its 497 validation clips."""
+
+TABLES = {"table1": TABLE1, "table2": TABLE2, "table3": TABLE3}

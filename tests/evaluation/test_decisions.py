@@ -73,7 +73,8 @@ class TestDecisionScores:
 
 class TestCalibrationError:
     def test_by_hand(self):
-        # below .5: p .1, .3 with y 0, 1: |.2 - .5| * 2/5; from .5: p .5, .9, 1 with y 1, 1, 0: |.8 - 2/3| * 3/5
+        # below 0.5: p 0.1, 0.3 with y 0, 1: |0.2 - 0.5| * 2/5
+        # from 0.5: p 0.5, 0.9, 1 with y 1, 1, 0: |0.8 - 2/3| * 3/5
         probabilities = torch.tensor([[0.1], [0.3], [0.5], [0.9], [1.0]], dtype=torch.float64)
         error = calibration_error(probabilities, [[0], [1], [1], [1], [0]], num_bins=2)
         assert error == pytest.approx(0.3 * 2 / 5 + (0.8 - 2 / 3) * 3 / 5)

@@ -105,7 +105,7 @@ def test_resamples_without_any_positive_are_left_out():
     labels = torch.zeros(6, 1)
     labels[0] = 1
     result = paired_bootstrap(labels, -labels, labels, num_resamples=100, generator=_generator())
-    assert 40 < result.num_resamples < 90  # 1 - (5/6)^6 = .67 of them draw the positive
+    assert 40 < result.num_resamples < 90  # 1 - (5/6)^6 = 0.67 of them draw the positive
     assert result.low > 0
 
 

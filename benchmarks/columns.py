@@ -127,7 +127,8 @@ def _missing_by_photo(data: Dataset, generator: torch.Generator) -> Tensor:
 def _features(manifest: Manifest, rows: list[int], work: Path) -> Tensor:
     """The mean feature of each photo, from the cache that `truetag train` uses."""
     backbone, preprocessing = load_backbone(TrainConfig().backbone, "offline", TrainConfig().resolution)
-    classifier = Classifier(backbone, 1280, 1).eval()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    classifier = Classifier(backbone, 1280, 1).to(device).eval()
     spec = feature_spec(classifier, TrainConfig().backbone, digest_weights(backbone), preprocessing)
     skips = SkipList(max_skipped=0.0)
     media = read_bags(manifest, manifest.rows.select(rows), Reading(), skips)

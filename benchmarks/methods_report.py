@@ -21,7 +21,7 @@ from truetag.runs.folder import versions
 
 NUM_RESAMPLES = 200
 HIDDEN = ("name", "resampled_ap", "held_out_ap")
-"""Not in the CSV file."""
+"""Columns that the CSV file leaves out."""
 DRAWN = ("mlcn-star", "gce", "nmn-fi", "best", "upper bound")
 DIFFERENCES = (
     ("best", "mlcn-star"),

@@ -32,7 +32,7 @@ LAW = {"latent", "pooling", "noise_models", "losses", "optimisation", "em"}
 ROOM_OF_FILE = dict.fromkeys(LAW, "law") | {"crossfit": "estimator", "doctor": "cli"}
 """Files at the root whose room has another name."""
 MAY_NAME_TRUE_LABELS = {
-    *("data.manifest", "data.labels", "data.readers", "data.imports"),  # the file format, and the one reader of labels
+    *("data.rows", "data.labels", "data.readers", "data.imports"),  # the file format, and the one reader of labels
     *("data.corruption", "evaluate"),
     *("reports", "demo"),
 }

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: help of every command, a full tiny run through files, and mistakes."""
+"""The command line as a user sees it: the help of every command, a small run through files, and mistakes."""
 
 import json
 import re
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from truetag.cli import COMMANDS, main
+from truetag.cli import COMMANDS, RECIPE_SUMMARIES, main
 from truetag.training.recipes import RECIPES
 
 README = Path(__file__).resolve().parents[1] / "README.md"
@@ -33,7 +33,17 @@ def test_every_command_has_help(capsys, name):
 def test_overview_lists_every_command(capsys):
     code, out, _ = run(capsys)
     assert code == 0
-    assert all(name in out for name in COMMANDS)
+    for name, command in COMMANDS.items():
+        assert re.search(rf"^  {name} +{re.escape(command.summary)}$", out, re.MULTILINE), name
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"]])
+def test_help_lists_one_line_per_recipe_and_the_best_first(capsys, arguments):
+    _, out, _ = run(capsys, *arguments)
+    listed = re.findall(r"^  (\S+)  ", out.partition("ecipes")[2].partition("settings")[0], re.MULTILINE)
+    assert listed[0] == "best"
+    assert sorted(listed) == sorted({name if not name.startswith("paper-") else "paper-RECIPE" for name in RECIPES})
+    assert listed == list(RECIPE_SUMMARIES)
 
 
 def test_a_full_run_through_files(tiny, tmp_path, capsys):
@@ -76,7 +86,7 @@ def test_a_full_run_through_files(tiny, tmp_path, capsys):
     assert len((tmp_path / "p.csv").read_text().splitlines()) == 81
 
 
-def test_doctor_says_what_there_is(capsys):
+def test_doctor_shows_weights_and_gpu(capsys):
     code, out, _ = run(capsys, "doctor")
     assert code == 0
     assert "offline weights" in out

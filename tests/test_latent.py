@@ -147,7 +147,7 @@ def test_an_empty_bag_without_the_tag_costs_nothing():
 
 
 def test_a_wrong_reduction_is_named():
-    # the type checker of the tests is the first to say so, a user sees ValueError
+    # the type checker of the tests refuses it first; a user sees the ValueError
     with pytest.raises((ValueError, TypeCheckError), match="median"):
         negative_log_likelihood(torch.zeros(1, 1), torch.zeros(1, 1), "median")
 

@@ -1,4 +1,4 @@
-"""The command line: a command is one public function; its flags and help come from the signature and the docstring."""
+"""The command line: each command is a public function; its flags and help come from its signature and docstring."""
 
 import difflib
 import functools
@@ -37,52 +37,54 @@ def _show_metrics(metrics: Any) -> str:
 
 
 COMMANDS = {
-    "demo": Command("truetag.demo.demo:demo", (), "the whole of it on embedded data: a table and a page"),
+    "demo": Command("truetag.demo.demo:demo", (), "run everything on drawn photos; ends with a table and a page"),
     "import coco": Command(
         "truetag.data.imports:import_coco",
         ("annotations", "media_dir"),
-        "COCO captions JSON to a manifest",
+        "make a manifest from COCO captions (JSON)",
         _show_import,
     ),
     "import msrvtt": Command(
         "truetag.data.imports:import_msrvtt",
         ("annotations", "media_dir"),
-        "MSR-VTT JSON to a manifest of clips",
+        "make a manifest of clips from MSR-VTT (JSON)",
         _show_import,
     ),
     "import captions": Command(
         "truetag.data.imports:import_captions",
         ("annotations", "media_dir"),
-        "CSV of image,caption to a manifest",
+        "make a manifest from a table of image,caption",
         _show_import,
     ),
     "import tags": Command(
         "truetag.data.imports:import_tags",
         ("annotations", "media_dir"),
-        "CSV of image,tags to a manifest",
+        "make a manifest from a table of image,tags",
         _show_import,
     ),
     "split": Command(
         "truetag.data.splits:split",
         ("manifest",),
-        "divide a manifest into train, validation and test",
+        "divide a manifest into train, validation and test rows",
         lambda sizes: ", ".join(f"{name or '(no split)'}: {size}" for name, size in sizes.items()),
     ),
     "vocabulary": Command(
         "truetag.data.vocabulary:make_vocabulary",
         ("manifest",),
-        "the most frequent words with their parts of speech",
+        "list the most frequent words with their parts of speech",
         lambda vocabulary: f"{len(vocabulary)} words",
     ),
     "corrupt": Command(
         "truetag.data.corruption:corrupt",
         ("manifest",),
-        "inject caption swaps or label flips, keeping the truth beside them",
+        "inject caption swaps or label flips, and keep the truth beside them",
         lambda rates: (
             "realised: " + ", ".join(f"{name} {value:.4g}" for name, value in rates.items() if isinstance(value, float))
         ),
     ),
-    "train": Command("truetag.training.train:train", (), "train a recipe", lambda run: f"run: {run.folder}"),
+    "train": Command(
+        "truetag.training.train:train", (), "train a recipe (see below)", lambda run: f"run: {run.folder}"
+    ),
     "evaluate": Command("truetag.evaluate:evaluate", ("run", "manifest"), "score a run on a manifest", _show_metrics),
     "predict": Command(
         "truetag.prediction.predict:predict",
@@ -91,25 +93,42 @@ COMMANDS = {
         lambda n: f"{n} photos tagged",
     ),
     "reproduce": Command(
-        "truetag.paper.reproduce:reproduce", ("target",), "the paper's tables and figures from the official files", str
+        "truetag.paper.reproduce:reproduce", ("target",), "reproduce the paper's tables and figures", str
     ),
-    "doctor": Command("truetag.doctor:doctor", (), "what this machine can do", lambda report: report),
+    "doctor": Command("truetag.doctor:doctor", (), "show what this machine can do", lambda report: report),
+}
+RECIPE_SUMMARIES = {
+    "best": "ours: chooses how to handle the noise from your data (start here)",
+    "mlcn": "the classifier alone: stage 1 of the other recipes",
+    "mlcn-star": "the classifier alone, trained as long as with a noise model: the fair baseline",
+    "nmn-fi": "with a noise model that has one pair of rates per label",
+    "nmn-fd": "with a noise model whose rates depend on the photo",
+    "mil": "like mlcn, and learns which region or frame shows a tag (noisy-OR)",
+    "mil-star": "like mlcn-star, with noisy-OR",
+    "mil-nmn-fi": "like nmn-fi, with noisy-OR",
+    "mil-nmn-fd": "like nmn-fd, with noisy-OR",
+    "paper-RECIPE": "any of the last eight with the paper's network and schedule: paper-mlcn ..",
 }
 _FLAG_NAMES = {"start_from": "from"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 2 for a user's mistake."""
+    """Run one command.
+
+    Returns:
+        The exit code: 0, 2 for a user's mistake, or 130 after Ctrl-C.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     end_on_sigterm()
-    warnings.filterwarnings("ignore", module="PIL")  # a photo is used or listed as skipped: no third message
+    # a photo is either used or listed as skipped: the warnings of PIL add nothing
+    warnings.filterwarnings("ignore", module="PIL")
     try:
         return _run(arguments)
     except InputError as error:
         tell(f"truetag: {error}")
     except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        tell(f"truetag: {place}{error.strerror or error}")
+        path = f"{error.filename}: " if error.filename else ""
+        tell(f"truetag: {path}{error.strerror or error}")
     except KeyboardInterrupt:
         tell("truetag: interrupted")
         return 130
@@ -131,7 +150,7 @@ def _run(arguments: list[str]) -> int:
             return 0 if width == len(arguments) and name != "import" else 2
         close = difflib.get_close_matches(name, COMMANDS, 1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise InputError(f"no command is called {name!r}{hint}; `truetag --help` lists them")
+        raise InputError(f"there is no command {name!r}{hint}; `truetag --help` lists the commands")
     command = COMMANDS[name]
     module, _, function_name = command.function.partition(":")
     function = getattr(importlib.import_module(module), function_name)
@@ -148,21 +167,34 @@ def _run(arguments: list[str]) -> int:
 
 
 def _choose_recipe(arguments: list[str]) -> tuple[str, Any, list[str]]:
-    """The recipe that is the first argument: the command with it, its settings, and the arguments that remain."""
+    """Take the recipe from the arguments of `train`.
+
+    Returns:
+        The command line up to the recipe, the recipe's settings, and the remaining arguments.
+
+    Raises:
+        InputError: there is no argument, or the first one is not the name of a recipe.
+    """
     recipes = importlib.import_module("truetag.training.recipes")
-    names = ", ".join(recipes.RECIPES)
     if not arguments:
-        raise InputError(f"train: expected a recipe first, one of {names}")
+        raise InputError(f"train: expected a recipe ({', '.join(RECIPE_SUMMARIES)}), got none")
     if arguments[0] in ("-h", "--help"):
-        print(f"usage: truetag train RECIPE --data MANIFEST --vocabulary V --out RUN [settings]\n\nrecipes: {names}\n")
-        return "truetag train mlcn", recipes.RECIPES["mlcn"], arguments
+        print("usage: truetag train RECIPE --data MANIFEST --vocabulary V --out RUN [settings]\n")
+        print("\n".join(["Recipes:", *_listed(RECIPE_SUMMARIES), "", "All settings, with the defaults of `best`:\n"]))
+        return "truetag train best", recipes.recipe("best"), arguments
     return f"truetag train {arguments[0]}", recipes.recipe(arguments[0]), arguments[1:]
 
 
 def _as_command(
     function: Callable[..., Any], positional: tuple[str, ...], defaults: dict[str, Any]
 ) -> Callable[..., Any]:
-    """The function as tyro shall see it: which parameters are positional, have another flag, or another default."""
+    """The function as tyro should see it.
+
+    Args:
+        function: a command's function.
+        positional: the parameters that are given without a flag.
+        defaults: of parameters whose default differs from the signature's.
+    """
     signature = inspect.signature(function)
     hints = typing.get_type_hints(function, include_extras=True)
     parameters = []
@@ -186,6 +218,13 @@ def _as_command(
 
 
 def _overview(prefix: str = "") -> str:
-    lines = ["usage: truetag COMMAND ...", "", "Train taggers from noisy tags, and find the tags that are wrong.", ""]
-    lines += [f"  {name:16} {command.summary}" for name, command in COMMANDS.items() if name.startswith(prefix)]
-    return "\n".join([*lines, "", "`truetag COMMAND --help` tells the options of each."])
+    """The commands whose name begins with `prefix`; for all commands the recipes, too."""
+    lines = ["usage: truetag COMMAND ...", "", "Train taggers from noisy tags.", "", "Commands:"]
+    lines += _listed({name: command.summary for name, command in COMMANDS.items() if name.startswith(prefix)})
+    if not prefix:
+        lines += ["", "Recipes of `truetag train`:", *_listed(RECIPE_SUMMARIES)]
+    return "\n".join([*lines, "", "`truetag COMMAND --help` shows the options of a command."])
+
+
+def _listed(summaries: dict[str, str]) -> list[str]:
+    return [f"  {name:16} {summary}" for name, summary in summaries.items()]

@@ -1,4 +1,4 @@
-"""What this machine can do: processors, GPU, weights, taggers, decoders, caches."""
+"""What this machine can do: processors, GPU, weights, part-of-speech taggers, caches."""
 
 import importlib.metadata
 import importlib.util
@@ -14,7 +14,7 @@ from truetag.models.backbones import OFFLINE_BACKBONE, OFFLINE_PACKAGE
 
 
 def doctor() -> str:
-    """Tell what this machine can do, and what to install for the rest."""
+    """Show what this machine can do, and what to install for the rest."""
     lines = [("truetag", importlib.metadata.version("truetag"))]
     lines.append(("python", f"{platform.python_version()} on {platform.platform()}"))
     lines.append(("torch", f"{torch.__version__}, {torch.get_num_threads()} threads on {os.cpu_count()} processors"))

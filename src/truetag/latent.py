@@ -1,4 +1,4 @@
-"""The law: hidden truth, what is observed of it, and what an observation says about the truth, all in log space.
+"""The law: the hidden truth, what is observed of it, and what an observation says about it, all in log space.
 
 Every probability is a logit. With o the true logit and log_q[..., i, j] = log p(z=i | y=j), whose columns (over i)
 sum to one, dividing both sides of Eq. 5 by p(y=0) gives
@@ -6,7 +6,7 @@ sum to one, dividing both sides of Eq. 5 by p(y=0) gives
     observed logit  =  log(q11 e^o + q10)  -  log(q01 e^o + q00)
     posterior logit =  o + log q_z1 - log q_z0
 
-so Eq. 5 is two `logaddexp`, Bayes is one addition, and nothing is ever clamped.
+so Eq. 5 is two `logaddexp`, Bayes' rule is one addition, and nothing is ever clamped.
 Unknown labels are NaN or -1; they contribute to no loss, no gradient and no posterior.
 """
 
@@ -42,7 +42,7 @@ def posterior_logits(
     """Logit of rho = p(y=1 | z, I) [Appendix Eq. 2]; where the label is unknown, the true logit itself.
 
     >>> half_missing = torch.tensor([[[1.0, 0.5], [0.0, 0.5]]]).log()  # q01 = 1/2, q10 = 0
-    >>> posterior_logits(torch.zeros(1, 1), half_missing, torch.zeros(1, 1)).sigmoid()  # not said, so 1/2 -> 1/3
+    >>> posterior_logits(torch.zeros(1, 1), half_missing, torch.zeros(1, 1)).sigmoid()  # the tag is absent: 1/2 -> 1/3
     tensor([[0.3333]])
     """
     evidence_present = log_q[..., 1, 1] - log_q[..., 1, 0]
@@ -56,9 +56,9 @@ def negative_log_likelihood(
 ) -> Float[Tensor, "*R"]:
     """Cross entropy in nats of labels under logits [Eq. 1 for true, Eq. 2 and Appendix Eq. 7 for observed logits].
 
-    Labels are 1, 0, anything between (soft), or unknown. "mean" is over known labels (0 if there are none), "sum" over
-    all, "none" leaves one value a label (0 if unknown), and "sum_labels" is the paper's: the sum over labels, averaged
-    over the batch.
+    Labels are 1, 0, any value between (soft labels), or unknown. "mean" averages over the known labels (0 if there are
+    none), "sum" adds them up, "none" keeps one value per label (0 if unknown), and "sum_labels" is the paper's: the sum
+    over labels, averaged over the batch.
 
     >>> negative_log_likelihood(torch.tensor([[0.0, 3.0]]), torch.tensor([[1.0, float("nan")]]))
     tensor(0.6931)
@@ -67,7 +67,7 @@ def negative_log_likelihood(
     # filled before the cross entropy, not after: NaN * 0 would leak into the gradient
     logits = torch.where(is_known, logits, 0)
     labels = torch.where(is_known, labels, 0).to(logits.dtype)
-    # two terms and not `(1 - z) o - logsigmoid(o)`: the logit of an empty bag is -inf, and inf - inf is NaN
+    # not `(1 - z) o - logsigmoid(o)`: the logit of an empty bag is -inf, and inf - inf is NaN
     losses = -torch.where(labels > 0, labels * logsigmoid(logits), 0)
     losses = losses - torch.where(labels < 1, (1 - labels) * logsigmoid(-logits), 0)
     return reduce(torch.where(is_known, losses, 0), is_known, reduction)
@@ -93,5 +93,5 @@ def reduce(losses: Float[Tensor, "*B K"], is_known: Bool[Tensor, "*B K"], reduct
 
 
 def known(labels: Shaped[Tensor, "*S"]) -> Bool[Tensor, "*S"]:
-    """Where a label says something: it is neither NaN nor negative."""
+    """Where a label is known: neither NaN nor negative."""
     return labels >= 0

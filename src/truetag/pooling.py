@@ -1,7 +1,7 @@
 """From the logits of instances (regions, frames) to the logit of their bag [Sec. 2.4].
 
 Noisy-OR in log space: with s = sum_r log(1 + e^{o_r}) = -log prod_r (1 - p_r), the bag's logit is log(e^s - 1), and its
-derivative in o_r is p_r / P. Both stay exact where 1 - prod(1 - p) would round to 0 or to 1.
+derivative with respect to o_r is p_r / P. Both stay exact where 1 - prod(1 - p) would round to 0 or to 1.
 """
 
 from typing import Any
@@ -20,14 +20,14 @@ _CERTAIN = 40.0
 def noisy_or(logits: Float[Tensor, "*S"], dim: int, mask: Bool[Tensor, "*M"] | None = None) -> Float[Tensor, "*R"]:
     """Logit of P = 1 - prod_r (1 - p_r) over `dim` [Sec. 2.4].
 
-    `mask` broadcasts to `logits`; False instances are padding and contribute nothing. An empty bag is -inf, and its
-    gradient is zero. Half precision is computed and returned in single.
+    `mask` broadcasts to `logits`; instances where it is False are padding and contribute nothing. An empty bag has the
+    logit -inf and a zero gradient. Logits in half precision give a bag logit in single precision.
 
     >>> noisy_or(torch.zeros(2), dim=0).sigmoid()  # 1 - 1/2 * 1/2
     tensor(0.7500)
     """
     if logits.dtype in (torch.float16, torch.bfloat16):
-        logits = logits.float()  # half precision cannot hold the sum over rare instances
+        logits = logits.float()  # half precision cannot hold a sum over rare instances
     if mask is not None:
         # not `logits * mask`: padding may hold NaN
         logits = torch.where(mask, logits, -torch.inf)
@@ -37,7 +37,7 @@ def noisy_or(logits: Float[Tensor, "*S"], dim: int, mask: Bool[Tensor, "*M"] | N
 
 
 def mean(logits: Float[Tensor, "*S"], dim: int, mask: Bool[Tensor, "*M"] | None = None) -> Float[Tensor, "*R"]:
-    """Mean logit over `dim`, for a linear head the logit of the mean feature; NaN for an empty bag.
+    """Mean logit over `dim` (for a linear head, the logit of the mean feature); NaN for an empty bag.
 
     >>> mean(torch.tensor([1.0, 3.0, 9.0]), dim=0, mask=torch.tensor([True, True, False]))
     tensor(2.)
@@ -66,7 +66,13 @@ def log_mean_exp(
 ) -> Float[Tensor, "*R"]:
     """log(mean_r e^{s o_r}) / s over `dim` [Pinheiro and Collobert 2015]: mean for s -> 0, maximum for s -> inf.
 
-    `sharpness` s > 0 broadcasts to the result. -inf, with zero gradient, for an empty bag.
+    An empty bag has the logit -inf and a zero gradient.
+
+    Args:
+        logits: of the instances.
+        dim: the axis of the instances.
+        sharpness: s > 0; broadcasts to the result.
+        mask: broadcasts to `logits`; instances where it is False are padding.
 
     >>> log_mean_exp(torch.tensor([1.0, 3.0]), dim=0, sharpness=torch.tensor(100.0))
     tensor(2.9931)
@@ -75,7 +81,7 @@ def log_mean_exp(
         mask = torch.ones((), dtype=torch.bool, device=logits.device)
     mask = mask.expand_as(logits)
     count = mask.sum(dim)
-    # log-sum-exp of nothing but -inf has no derivative: an empty bag gets some value, and loses it at the end
+    # log-sum-exp over -inf alone has no derivative: an empty bag holds zeros until the last line
     logits = torch.where(mask, logits, torch.where(count.unsqueeze(dim) > 0, -torch.inf, 0))
     sums = torch.logsumexp(logits * sharpness.expand_as(count).unsqueeze(dim), dim)
     return torch.where(count > 0, (sums - count.clamp(min=1).log()) / sharpness, -torch.inf)
@@ -83,7 +89,7 @@ def log_mean_exp(
 
 class _NoisyOr(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, dim: int) -> Tensor:
+    def forward(ctx: Any, logits: Float[Tensor, "*S"], dim: int) -> Float[Tensor, "*R"]:
         s = softplus(logits, threshold=_CERTAIN).sum(dim)
         bag_logits = s + torch.log(-torch.expm1(-s))
         is_rare = s < _RARE
@@ -95,11 +101,11 @@ class _NoisyOr(torch.autograd.Function):
         return bag_logits
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *gradients: Float[Tensor, "*R"]) -> tuple[Float[Tensor, "*S"], None]:
         logits, bag_logits = ctx.saved_tensors
         bag_logits = bag_logits.unsqueeze(ctx.dim)
         if not ctx.any_rare:
             return gradients[0].unsqueeze(ctx.dim) / bag_logits.sigmoid() * logits.sigmoid(), None
-        # p_r / P where both may underflow; in an empty bag the difference would be inf - inf
+        # p_r / P in log space, since both may underflow; in an empty bag the difference would be inf - inf
         share = torch.where(bag_logits == -torch.inf, 0, (logsigmoid(logits) - logsigmoid(bag_logits)).exp())
         return gradients[0].unsqueeze(ctx.dim) * share, None

@@ -42,7 +42,7 @@ def test_rows_are_those_of_the_file(folder):
     }
     assert [row["split"] for row in rows] == ["train", "train", "validation", "test", "test"]
     assert rows[4]["captions"] == []
-    assert {row["split"] for row in read_msrvtt(folder / "v.json", "mine")} == {"mine"}
+    assert {row["split"] for row in read_msrvtt(folder / "v.json", "held-out")} == {"held-out"}
 
 
 def test_import_keeps_the_clips_that_can_be_used(folder, capsys):

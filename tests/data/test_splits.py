@@ -87,7 +87,7 @@ def test_groups_stay_together(groups: list[str | None], fraction: float, seed: i
 def test_fractions_add_up_to_one(fractions: dict[str, float]) -> None:
     with pytest.raises(InputError, match="add up to 1"):
         stratified_split(torch.zeros(4, 1), fractions, seeded())
-    with pytest.raises(InputError, match="groups: expected 4, one an example, got 1"):
+    with pytest.raises(InputError, match="groups: expected 4, one per example, got 1"):
         stratified_split(torch.zeros(4, 1), {"a": 1.0}, seeded(), ["g"])
 
 
@@ -130,7 +130,7 @@ def test_rows_outside_the_lists_may_have_no_split(manifest: Path) -> None:
     ("options", "message"),
     [
         ({}, "got none of them"),
-        ({"validation_fraction": 0.5, "test_fraction": 0.5}, "leave rows to train"),
+        ({"validation_fraction": 0.5, "test_fraction": 0.5}, "leave train rows"),
         ({"validation_fraction": -0.5}, "0 or more"),
         ({"validation_fraction": 0.001}, "too few .* none for validation"),
         ({"lists": {"test": Path("nowhere.txt")}}, "no such list"),
@@ -148,5 +148,5 @@ def test_lists_that_cannot_be_read(manifest: Path) -> None:
         with pytest.raises(InputError, match=message):
             split(manifest, manifest.with_name("o.jsonl"), lists={"test": path})
     write_manifest(manifest, [{"id": "1", "image": "1", "split": "old", "captions": []}])
-    with pytest.raises(InputError, match="no row of the split train"):
+    with pytest.raises(InputError, match="expected train rows to draw from, got none"):
         split(manifest, manifest.with_name("o.jsonl"), test_fraction=0.5)

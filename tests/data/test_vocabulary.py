@@ -50,7 +50,7 @@ def test_counts_are_summed_and_ties_are_alphabetical() -> None:
         build_vocabulary(ROWS, 0)
 
 
-def test_the_tagger_sees_few_captions_one_a_row() -> None:
+def test_the_tagger_sees_few_captions_one_per_row() -> None:
     seen: dict[str, Sequence[str]] = {}
 
     def tag_words(contexts: Mapping[str, Sequence[str]]) -> dict[str, str]:

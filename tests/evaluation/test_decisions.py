@@ -60,10 +60,10 @@ class TestDecisionScores:
         ("probabilities", "labels", "threshold", "message"),
         [
             ([[0.1, 0.2]], [[1], [0]], 0.5, r"\(1, 2\).*\(2, 1\)"),
-            ([[1.5]], [[1]], 0.5, "probability is 1.5"),
-            ([[NAN]], [[1]], 0.5, "1 of the 1 probabilities are NaN"),
-            ([[0.5]], [[2]], 0.5, "label is 2"),
-            ([[0.5]], [[1]], 1.5, "threshold is 1.5"),
+            ([[1.5]], [[1]], 0.5, r"expected values in 0..1 .* got 1.5"),
+            ([[NAN]], [[1]], 0.5, r"probabilities: .* got 1 NaN of 1"),
+            ([[0.5]], [[2]], 0.5, r"labels: .* got 2"),
+            ([[0.5]], [[1]], 1.5, r"threshold: .* got 1.5"),
         ],
     )
     def test_mistakes(self, probabilities, labels, threshold, message):
@@ -73,7 +73,8 @@ class TestDecisionScores:
 
 class TestCalibrationError:
     def test_by_hand(self):
-        # below .5: p .1, .3 with y 0, 1: |.2 - .5| * 2/5; from .5: p .5, .9, 1 with y 1, 1, 0: |.8 - 2/3| * 3/5
+        # below 0.5: p 0.1, 0.3 with y 0, 1: |0.2 - 0.5| * 2/5
+        # from 0.5: p 0.5, 0.9, 1 with y 1, 1, 0: |0.8 - 2/3| * 3/5
         probabilities = torch.tensor([[0.1], [0.3], [0.5], [0.9], [1.0]], dtype=torch.float64)
         error = calibration_error(probabilities, [[0], [1], [1], [1], [0]], num_bins=2)
         assert error == pytest.approx(0.3 * 2 / 5 + (0.8 - 2 / 3) * 3 / 5)
@@ -96,7 +97,7 @@ class TestCalibrationError:
         assert math.isnan(calibration_error([[0.8]], [[NAN]]))
 
     def test_mistakes(self):
-        with pytest.raises(InputError, match="num_bins is 0"):
+        with pytest.raises(InputError, match="num_bins: expected at least 1, got 0"):
             calibration_error([[0.5]], [[1]], num_bins=0)
-        with pytest.raises(InputError, match="probability is -3"):
+        with pytest.raises(InputError, match=r"probabilities: .* got -3"):
             calibration_error([[-3.0]], [[1]])

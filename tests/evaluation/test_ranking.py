@@ -129,10 +129,10 @@ class TestAveragePrecision:
         ("scores", "labels", "weights", "message"),
         [
             (torch.zeros(3, 2), torch.zeros(2, 3), None, r"\(3, 2\).*\(2, 3\)"),
-            (torch.zeros(3), torch.zeros(3), None, r"2 axes.*\(3,\)"),
-            (torch.tensor([[NAN]]), torch.ones(1, 1), None, "1 of the 1 scores are NaN"),
-            (torch.zeros(2, 1), torch.full((2, 1), 0.5), None, "label is 0.5"),
-            (torch.zeros(2, 1), torch.ones(2, 1), [1, 1, 1], r"\(3,\).*\(2, 1\)"),
+            (torch.zeros(3), torch.zeros(3), None, r"scores: expected 2 axes, got shape \(3,\)"),
+            (torch.tensor([[NAN]]), torch.ones(1, 1), None, r"scores: .* got 1 NaN of 1"),
+            (torch.zeros(2, 1), torch.full((2, 1), 0.5), None, r"labels: .* got 0.5"),
+            (torch.zeros(2, 1), torch.ones(2, 1), [1, 1, 1], "weights: expected 2, one per example, got 3"),
             (torch.zeros(2, 1), torch.ones(2, 1), [1, -1], "not negative.*-1"),
             (torch.zeros(2, 1), torch.ones(2, 1), [1, NAN], "finite"),
         ],
@@ -144,7 +144,7 @@ class TestAveragePrecision:
 
 class TestCountAveragePrecision:
     def test_best_order(self):
-        # C = 5. n = 3: tp 3 * .8 = 2.4, fp 0 -> precision 1; n = 0: fp 1, adds no recall. AP = 1
+        # C = 5. n = 3: tp 3 * 0.8 = 2.4, fp 0 -> precision 1; n = 0: fp 1, adds no recall. AP = 1
         assert count_average_precision(_column([0.9, 0.1]), _column([3, 0]), 5).item() == pytest.approx(1.0)
 
     def test_worst_order(self):
@@ -152,37 +152,38 @@ class TestCountAveragePrecision:
         assert count_average_precision(_column([0.1, 0.9]), _column([3, 0]), 5).item() == pytest.approx(2.4 / 3.4)
 
     def test_one_caption_of_five_is_partly_wrong(self):
-        # C = 5, n = 1: tp 1 * .8, fp 1/5 -> precision .8 / 1 at recall 1
+        # C = 5, n = 1: tp 1 * 0.8, fp 1/5 -> precision 0.8 / 1 at recall 1
         assert count_average_precision(_column([0.7]), _column([1]), 5).item() == pytest.approx(0.8)
 
     def test_precision_is_made_non_increasing(self):
-        # C = 5, in order n = 1, 0, 5; denominator .8 + 4 = 4.8
-        # tp .8, fp .2       -> precision .8            recall .8 / 4.8
-        # tp .8, fp 1.2      -> precision .4            the same recall
-        # tp 4.8, fp 1.2     -> precision .8            recall 1
-        # from the right: .8 everywhere -> AP .8
+        # C = 5, in order n = 1, 0, 5; denominator 0.8 + 4 = 4.8
+        # tp 0.8, fp 0.2       -> precision 0.8            recall 0.8 / 4.8
+        # tp 0.8, fp 1.2      -> precision 0.4            the same recall
+        # tp 4.8, fp 1.2     -> precision 0.8            recall 1
+        # from the right: 0.8 everywhere -> AP 0.8
         assert count_average_precision(_column([3.0, 2.0, 1.0]), _column([1, 0, 5]), 5).item() == pytest.approx(0.8)
-        # C = 5, in order n = 2, 0, 1; denominator 1.6 + .8 = 2.4; precision 1.6/1.6 = 1, then 2.4 / (2.4 + 1.2) = 2/3
-        # AP = 1.6/2.4 * 1 + .8/2.4 * 2/3 = 8/9
+        # C = 5, in order n = 2, 0, 1; denominator 1.6 + 0.8 = 2.4; precision 1.6/1.6 = 1, then 2.4 / (2.4 + 1.2) = 2/3
+        # AP = 1.6/2.4 * 1 + 0.8/2.4 * 2/3 = 8/9
         assert count_average_precision(_column([3.0, 2.0, 1.0]), _column([2, 0, 1]), 5).item() == pytest.approx(8 / 9)
 
     def test_captions_differ_by_image(self):
-        # (n, C) in order: (2, 4), (1, 2), (3, 6); denominator 2 * 3/4 + 1 * 1/2 + 3 * 5/6 = 1.5 + .5 + 2.5 = 4.5
-        # tp 1.5, fp 0 -> 1; tp 2, fp .5 -> .8; tp 4.5, fp .5 -> .9, so that the second also takes .9
-        # AP = (1.5 * 1 + .5 * .9 + 2.5 * .9) / 4.5 = 4.2 / 4.5
+        # (n, C) in order: (2, 4), (1, 2), (3, 6); denominator 2 * 3/4 + 1 * 1/2 + 3 * 5/6 = 1.5 + 0.5 + 2.5 = 4.5
+        # tp 1.5, fp 0 -> 1; tp 2, fp 0.5 -> 0.8; tp 4.5, fp 0.5 -> 0.9, so that the second also takes 0.9
+        # AP = (1.5 * 1 + 0.5 * 0.9 + 2.5 * 0.9) / 4.5 = 4.2 / 4.5
         result = count_average_precision(_column([3.0, 2.0, 1.0]), _column([2, 1, 3]), [4, 2, 6])
         assert result.item() == pytest.approx(4.2 / 4.5)
 
     def test_ties_share_a_threshold(self):
-        # C = 4, n = 2 and n = 0 tied on top: tp 1.5, fp 1 -> .6; then n = 1: tp 2.25, fp 1.25 -> 2.25 / 3.5 = 9/14 > .6
+        # C = 4, n = 2 and n = 0 tied on top: tp 1.5, fp 1 -> 0.6
+        # then n = 1: tp 2.25, fp 1.25 -> 2.25 / 3.5 = 9/14 > 0.6
         # made non-increasing both are 9/14 -> AP 9/14
         result = count_average_precision(_column([0.9, 0.9, 0.4]), _column([2, 0, 1]), 4)
         assert result.item() == pytest.approx(9 / 14)
-        # with another n = 0 in the tie: tp 1.5, fp 2 -> 3/7; then tp 2.25, fp 2.25 -> .5: AP .5
+        # with another n = 0 in the tie: tp 1.5, fp 2 -> 3/7; then tp 2.25, fp 2.25 -> 0.5: AP 0.5
         result = count_average_precision(_column([0.9, 0.9, 0.4, 0.9]), _column([0, 2, 1, 0]), 4)
         assert result.item() == pytest.approx(0.5)
 
-    def test_one_caption_an_image_gives_no_true_positives(self):
+    def test_one_caption_per_image_gives_no_true_positives(self):
         # C = 1, n = 1: tp 1 * (1 - 1/1) = 0, so that the recall denominator is 0
         assert count_average_precision(_column([0.9, 0.1]), _column([1, 0]), 1).isnan().all()
 
@@ -208,13 +209,13 @@ class TestCountAveragePrecision:
     @pytest.mark.parametrize(
         ("counts", "captions", "message"),
         [
-            ([[1], [6]], 5, "image 1 has a count of 6 in 5 captions"),
-            ([[1], [-2]], 5, "image 1 has a count of -2 in 5 captions"),
-            ([[1], [1.5]], 5, "count of 1.5 in 5"),
-            ([[3], [3]], [2, 5], "image 0 has a count of 3 in 2 captions"),
-            ([[0], [0]], [5, 0], "image 1 has 0 captions; expected .* at least 1"),
-            ([[0], [0]], NAN, "nan captions"),
-            ([[0], [0]], [5, 5, 5], r"\(3,\) for 2 images"),
+            ([[1], [6]], 5, "image 1 with 5 captions, got 6"),
+            ([[1], [-2]], 5, "image 1 with 5 captions, got -2"),
+            ([[1], [1.5]], 5, r"counts: .* got 1.5"),
+            ([[3], [3]], [2, 5], "expected 0..2, -1 or NaN for image 0 with 2 captions, got 3"),
+            ([[0], [0]], [5, 0], "expected a whole number of at least 1 for image 1, got 0"),
+            ([[0], [0]], NAN, r"captions_per_image: .* got nan"),
+            ([[0], [0]], [5, 5, 5], r"expected one number or 2, one per image, got shape \(3,\)"),
             ([[0], [0], [0]], 5, r"\(2, 1\).*\(3, 1\)"),
         ],
     )
@@ -256,5 +257,5 @@ def test_by_group():
     assert groups["NN"] == {"count": 2, "mean": pytest.approx(0.4)}
     assert groups["JJ"]["count"] == 1
     assert math.isnan(groups["JJ"]["mean"])
-    with pytest.raises(InputError, match="1 groups for 2 labels"):
+    with pytest.raises(InputError, match="groups: expected 2, one per label, got 1"):
         by_group([0.1, 0.2], ["NN"])

@@ -105,7 +105,7 @@ def test_resamples_without_any_positive_are_left_out():
     labels = torch.zeros(6, 1)
     labels[0] = 1
     result = paired_bootstrap(labels, -labels, labels, num_resamples=100, generator=_generator())
-    assert 40 < result.num_resamples < 90  # 1 - (5/6)^6 = .67 of them draw the positive
+    assert 40 < result.num_resamples < 90  # 1 - (5/6)^6 = 0.67 of them draw the positive
     assert result.low > 0
 
 
@@ -119,11 +119,11 @@ def test_the_result_cannot_be_changed():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_resamples": 0}, "num_resamples is 0"),
-        ({"confidence": 1.0}, "confidence is 1.0"),
-        ({"scores_a": []}, "no scores"),
+        ({"num_resamples": 0}, "num_resamples: expected at least 1, got 0"),
+        ({"confidence": 1.0}, r"confidence: .* got 1.0"),
+        ({"scores_a": []}, "scores: expected at least one array"),
         ({"scores_a": torch.zeros(3, 2)}, r"\(3, 2\).*\(60, 5\)"),
-        ({"labels": torch.zeros(60, 5)}, "none of the 5 labels has a positive among the 60 examples"),
+        ({"labels": torch.zeros(60, 5)}, "expected at least one positive, got none for 5 labels of 60 examples"),
     ],
 )
 def test_mistakes(changes, message):

@@ -16,9 +16,10 @@ from typing import Any, get_origin
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from truetag.data.manifest import LIST_FIELDS, MEDIA_FIELDS, TEXT_FIELDS, iterate_rows, read_header
+from truetag.data.manifest import iterate_rows, read_header
 from truetag.data.readers import read_captions, read_coco, read_msrvtt, read_tags
-from truetag.data.splits import _read_list
+from truetag.data.rows import LIST_FIELDS, MEDIA_FIELDS, TEXT_FIELDS
+from truetag.data.splits import read_list
 from truetag.data.vocabulary import read_vocabulary
 from truetag.io.text import parse_json
 from truetag.runs.config import TrainConfig, config_from_dict
@@ -81,7 +82,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "captions": lambda path: list(read_captions(path)),
     "tags": lambda path: list(read_tags(path)),
     "vocabulary": read_vocabulary,
-    "list": _read_list,
+    "list": read_list,
     "config": lambda path: config_from_dict(parse_json(path.read_text())),
 }
 # what each reader takes, with a letter in it that is two bytes in UTF-8
@@ -293,7 +294,7 @@ def damaged_parquet() -> Iterator[Case]:
     yield "header", "m.parquet", parquet(b"\xff"), broken
     file = io.BytesIO()
     pq.write_table(pa.Table.from_arrays([pa.array(["1"])] * 3, ["id", "image", "image"]), file)
-    yield "manifest", "m.parquet", file.getvalue(), "column 'image' is there 2 times"
+    yield "manifest", "m.parquet", file.getvalue(), "expected column 'image' once, got it 2 times"
 
 
 def csv_tables() -> Iterator[Case]:

@@ -13,7 +13,7 @@ from malformed_tables import GOOD, READERS, ROW, Case, assert_clear, broken_runs
 from truetag.data.imports import import_captions, import_coco, import_tags
 from truetag.data.manifest import iterate_rows, read_header, read_manifest, write_manifest
 from truetag.data.readers import read_captions, read_tags
-from truetag.data.splits import _read_list, split
+from truetag.data.splits import read_list, split
 from truetag.data.vocabulary import read_vocabulary
 from truetag.errors import InputError
 from truetag.io import text as text_module
@@ -225,7 +225,7 @@ def test_odd_words_and_lists(tmp_path: Path) -> None:
     assert (vocabulary.words, vocabulary.counts) == (("teddy bear", "dog"), (3, 3))
     assert vocabulary.parts_of_speech == ("NN", "Others")
     (tmp_path / "l.txt").write_bytes("\ufeffa\u2028b.jpg\r\nnext\x85line\r \n\nx\ty, z\n".encode())
-    assert _read_list(tmp_path / "l.txt") == {"a\u2028b.jpg", "next\x85line", "x\ty, z"}
+    assert read_list(tmp_path / "l.txt") == {"a\u2028b.jpg", "next\x85line", "x\ty, z"}
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,7 @@
-"""Rows and a vocabulary to label matrices: 1 present, 0 absent, -1 unknown.
+"""From rows and a vocabulary to label matrices: 1 present, 0 absent, -1 unknown.
 
-A single word is looked for among the tokens of a caption, an entry of several words as consecutive tokens; a tag
-matches an entry as a whole. The `true_*` fields are touched for the source "true" alone, so training cannot see them by
-accident.
+A caption names an entry of the vocabulary if the entry's words are consecutive tokens of the caption; a tag matches an
+entry as a whole. The `true_*` fields are read for the source "true" alone, so training cannot see them by accident.
 """
 
 from collections import defaultdict
@@ -15,8 +14,9 @@ from jaxtyping import Int, Int8, Int64
 from scipy import sparse
 from torch import Tensor
 
-from truetag.data.manifest import Row
-from truetag.data.vocabulary import Rows, Vocabulary, normalise, stream_rows, tokenise
+from truetag.data.manifest import Rows, stream_rows
+from truetag.data.rows import Row
+from truetag.data.vocabulary import Vocabulary, normalise, tokenise
 from truetag.errors import InputError
 from truetag.io.text import shown
 
@@ -28,7 +28,7 @@ TRUE_FIELDS = ("true_captions", "true_tags")
 
 
 def observed_labels(rows: Rows, vocabulary: Vocabulary) -> Int8[Tensor, "N K"]:
-    """What people said of each bag: 1 where a caption or tag names the word, -1 where `unknown_tags` does, else 0.
+    """What people said about each bag: 1 where a caption or tag names the word, -1 where `unknown_tags` does, else 0.
 
     >>> words = Vocabulary(("dog", "teddy bear", "frisbee"), ("NN",) * 3, (3, 2, 1))
     >>> row = {"id": "a", "captions": ["A dog and a Teddy-bear."], "unknown_tags": ["frisbee"]}
@@ -41,12 +41,12 @@ def observed_labels(rows: Rows, vocabulary: Vocabulary) -> Int8[Tensor, "N K"]:
 def label_matrix(rows: Rows, vocabulary: Vocabulary, source: LabelSource) -> Int8[Tensor, "N K"]:
     """The labels of each bag from one source.
 
-    "observed" joins captions and tags; "captions" and "tags" take one of them. "true" takes `true_tags`, in a row
-    without them `true_captions`, and in a row with neither (it was not corrupted) the observed captions and tags. Given
-    truth is complete: `unknown_tags` count for what was observed only.
+    "observed" joins captions and tags; "captions" and "tags" use one of them. "true" uses `true_tags`, or
+    `true_captions` in a row without them, or the observed captions and tags in a row with neither (which was not
+    corrupted). True tags and captions are complete: `unknown_tags` apply to observed ones only.
 
     Raises:
-        InputError: a row has no captions and no tags of the source asked for.
+        InputError: a row has no captions or tags of this source.
     """
     words_of_caption = _caption_matcher(vocabulary)
     index = vocabulary.index
@@ -55,23 +55,26 @@ def label_matrix(rows: Rows, vocabulary: Vocabulary, source: LabelSource) -> Int
     num_rows = 0
     for num_rows, row in enumerate(stream_rows(rows, _fields(source)), start=1):
         captions, tags, unknown_tags = _evidence(row, source)
-        found = {index[tag] for tag in map(normalise, tags) if tag in index}
-        found.update(*map(words_of_caption, captions))
-        present += [(num_rows - 1, place) for place in found]
+        named = {index[tag] for tag in map(normalise, tags) if tag in index}
+        named.update(*map(words_of_caption, captions))
+        present += [(num_rows - 1, label) for label in named]
         unknown += [(num_rows - 1, index[tag]) for tag in map(normalise, unknown_tags) if tag in index]
     labels = torch.zeros(num_rows, len(vocabulary), dtype=torch.int8)
-    for places, value in ((unknown, -1), (present, 1)):  # in this order: present wins
-        if places:
-            labels[torch.tensor(places).unbind(1)] = value
+    for cells, value in ((unknown, -1), (present, 1)):  # in this order: present wins
+        if cells:
+            labels[torch.tensor(cells).unbind(1)] = value
     return labels
 
 
 def caption_counts(
     rows: Rows, vocabulary: Vocabulary, source: CaptionSource
 ) -> tuple[Int[Tensor, "N K"], Int[Tensor, " N"]]:
-    """How many captions of each bag name each word, and how many captions each bag has.
+    """How many captions of each bag name each word.
 
-    "true" takes `true_captions` where a row has them; the others take `captions`.
+    "true" uses `true_captions` where a row has them; the other sources use `captions`.
+
+    Returns:
+        The counts, and the number of captions of each bag.
 
     Raises:
         InputError: a row has no captions.
@@ -84,7 +87,7 @@ def caption_counts(
         if not captions:
             raise InputError(f"row {shown(row['id'])}: has no captions to count words in")
         num_captions.append(len(captions))
-        named += [(number, place) for caption in captions for place in words_of_caption(caption)]
+        named += [(number, label) for caption in captions for label in words_of_caption(caption)]
     counts = torch.zeros(len(num_captions), len(vocabulary), dtype=torch.int16)
     if named:
         ones = torch.ones(len(named), dtype=torch.int16)
@@ -112,7 +115,14 @@ def _fields(source: LabelSource) -> tuple[str, ...]:
 
 
 def _evidence(row: Row, source: LabelSource) -> tuple[list[str], list[str], list[str]]:
-    """The captions, tags and unknown tags that speak for one source."""
+    """What a row holds of one source.
+
+    Returns:
+        Its captions, its tags, and its unknown tags.
+
+    Raises:
+        InputError: the row has nothing of the source.
+    """
     match source:
         case "captions" | "tags":
             if row.get(source) is None:
@@ -130,25 +140,25 @@ def _evidence(row: Row, source: LabelSource) -> tuple[list[str], list[str], list
 
 
 def _caption_matcher(vocabulary: Vocabulary) -> Callable[[str], set[int]]:
-    """A function from a caption to the places of the vocabulary entries that it names."""
+    """A function from a caption to the indices of the vocabulary entries that it names."""
     single: defaultdict[str, list[int]] = defaultdict(list)
     several: defaultdict[str, list[tuple[list[str], int]]] = defaultdict(list)
-    for place, word in enumerate(vocabulary.words):
+    for label, word in enumerate(vocabulary.words):
         tokens = tokenise(word)
         if len(tokens) == 1:
-            single[tokens[0]].append(place)
+            single[tokens[0]].append(label)
         elif tokens:
-            several[tokens[0]].append((tokens, place))
+            several[tokens[0]].append((tokens, label))
 
     def words_of_caption(caption: str) -> set[int]:
         tokens = tokenise(caption)
         distinct = set(tokens)
-        found = {place for token in distinct & single.keys() for place in single[token]}
+        labels = {label for token in distinct & single.keys() for label in single[token]}
         for first in distinct & several.keys():
             starts = [start for start, token in enumerate(tokens) if token == first]
-            for entry, place in several[first]:
+            for entry, label in several[first]:
                 if any(tokens[start : start + len(entry)] == entry for start in starts):
-                    found.add(place)
-        return found
+                    labels.add(label)
+        return labels
 
     return words_of_caption

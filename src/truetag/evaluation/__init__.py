@@ -3,11 +3,11 @@
 import importlib
 from types import ModuleType
 
-_MODULES = ("ranking", "decisions", "separation", "significance")
+_MODULES = ("ranking", "decisions", "significance")
 
 
 def __getattr__(name: str) -> ModuleType:
-    """Load a public module when it is first asked for."""
+    """Load a public module on first use."""
     if name in _MODULES:
         return importlib.import_module(f"truetag.evaluation.{name}")
     raise AttributeError(f"module 'truetag.evaluation' has no attribute {name!r}")

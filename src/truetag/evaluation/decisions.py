@@ -3,10 +3,11 @@
 from typing import Annotated
 
 import torch
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from truetag.errors import InputError
-from truetag.evaluation.ranking import ArrayLike, as_matrices, known_labels
+from truetag.evaluation.arrays import ArrayLike, as_matrices, known_labels
 
 
 def decision_scores(
@@ -14,22 +15,22 @@ def decision_scores(
 ) -> dict[str, float]:
     """Overall and per-class precision, recall and F1 of the decisions [p(y=1) >= threshold], all in 0..1.
 
-    `op`, `or`, `of1` pool the decisions of all labels; `cp`, `cr` are means over the labels that have at least one
-    positive, a label that is never predicted having precision 0, and `cf1` is the harmonic mean of these two means.
-    False alarms on labels without a positive count in `op` alone. `labels` are 1, 0 and NaN or -1 for unknown, which is
-    ignored. Where nothing is positive at all every score is NaN; where nothing is predicted the precisions are 0.
+    `op`, `or` and `of1` pool the decisions of all labels. `cp` and `cr` are means over the labels that have at least
+    one positive, where a label that is never predicted has precision 0; `cf1` is the harmonic mean of these two means.
+    False alarms on labels without a positive count in `op` alone. `labels` are 1, 0, and NaN or -1 for unknown; unknown
+    labels are ignored. Every score is NaN if no label is positive; the precisions are 0 if nothing is predicted.
 
     Raises:
         InputError: shapes disagree, a probability or the threshold is not in 0..1, or a label is none of the above.
 
-    One of two predictions is right, and one of two positives is found:
+    One of two predictions is right, and one of two positives is predicted:
 
         >>> decision_scores([[0.9, 0.2], [0.6, 0.1]], [[1, 1], [0, -1]])["of1"]
         0.5
     """
     if not 0 <= threshold <= 1:
-        raise InputError(f"the threshold is {threshold}; expected a probability in 0..1")
-    probabilities, positive, known = _checked(probabilities, labels)
+        raise InputError(f"threshold: expected a probability in 0..1, got {threshold}")
+    probabilities, positive, known = _as_decisions(probabilities, labels)
     predicted = (probabilities >= threshold) & known
     correct = (predicted * positive).sum(0)
     num_predicted, num_positive = predicted.sum(0).double(), positive.sum(0)
@@ -55,31 +56,40 @@ def calibration_error(
 ) -> float:
     """Expected calibration error of p(y=1) over all known decisions [sum_b (n_b / n) |mean p - mean y|], a probability.
 
-    The bins are equally wide; a probability on an edge belongs to the bin above it. NaN where no label is known.
+    The bins are equally wide; a probability on an edge belongs to the bin above it. NaN if no label is known.
 
     Raises:
         InputError: shapes disagree, a probability is not in 0..1, a label is not 1, 0, -1 or NaN, or `num_bins` < 1.
 
-    Tags said to be 80 % sure of which three in four are right:
+    Four tags predicted with a probability of 80 %, three of which are right:
 
         >>> round(calibration_error([[0.8], [0.8], [0.8], [0.8]], [[1], [1], [1], [0]]), 6)
         0.05
     """
     if num_bins < 1:
-        raise InputError(f"num_bins is {num_bins}; expected at least 1")
-    probabilities, positive, known = _checked(probabilities, labels)
+        raise InputError(f"num_bins: expected at least 1, got {num_bins}")
+    probabilities, positive, known = _as_decisions(probabilities, labels)
     probabilities, positive = probabilities[known].double(), positive[known]
     bins = (probabilities * num_bins).long().clamp(max=num_bins - 1)
     surplus = torch.bincount(bins, weights=probabilities - positive, minlength=num_bins)
     return surplus.abs().sum().item() / len(bins) if len(bins) else torch.nan
 
 
-def _checked(probabilities: ArrayLike, labels: ArrayLike) -> tuple[Tensor, Tensor, Tensor]:
+def _as_decisions(
+    probabilities: Annotated[ArrayLike, "N K"], labels: Annotated[ArrayLike, "N K"]
+) -> tuple[Float[Tensor, "N K"], Float64[Tensor, "N K"], Bool[Tensor, "N K"]]:
+    """Check probabilities and labels.
+
+    Returns:
+        The probabilities, the labels with 0 in place of unknown, and where the labels are known.
+    """
     probabilities, labels = as_matrices(probabilities, labels, "probabilities")
     outside = (probabilities < 0) | (probabilities > 1)
     if outside.any():
-        raise InputError(f"a probability is {probabilities[outside][0].item():g}; expected 0..1 (not a logit)")
-    return probabilities, *known_labels(labels)
+        got = f"{probabilities[outside][0].item():g}"
+        raise InputError(f"probabilities: expected values in 0..1 (not logits), got {got}")
+    positive, known = known_labels(labels)
+    return probabilities, positive, known
 
 
 def _harmonic_mean(precision: float, recall: float) -> float:

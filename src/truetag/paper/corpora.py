@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Literal
 
 from truetag.data.imports import import_coco, import_msrvtt
-from truetag.data.manifest import Row, iterate_rows, relative_root, write_manifest
+from truetag.data.manifest import iterate_rows, relative_root, write_manifest
+from truetag.data.rows import Row
 from truetag.data.vocabulary import make_vocabulary, read_vocabulary, write_vocabulary
 from truetag.errors import InputError
 
@@ -15,7 +16,7 @@ CLIP_FOLDERS = ("TrainValVideo", "train_val_videos", "videos", "clips")
 
 @dataclass(frozen=True)
 class Corpus:
-    """A data set laid out for the tables: its files, and the split that the paper reports on."""
+    """A data set prepared for the tables: its files, and the split that the paper reports."""
 
     name: Literal["coco", "msrvtt"]
     folder: Path
@@ -23,26 +24,26 @@ class Corpus:
 
     @property
     def manifest(self) -> Path:
-        """All of its rows, with their splits."""
+        """All rows, with their splits."""
         return self.folder / "manifest.jsonl"
 
     @property
     def vocabulary(self) -> Path:
-        """The words of its tables."""
+        """The words that the tables score."""
         return self.folder / "vocabulary.tsv"
 
 
 def prepare_corpus(corpus: Corpus, data: Path, vocabulary: Path | None, num_words: int | None) -> None:
-    """Write the manifest and the vocabulary, if they are not there.
+    """Write the manifest and the vocabulary, unless they exist.
 
     Args:
-        corpus: where to.
+        corpus: where to write them.
         data: the folder of the official files.
         vocabulary: a word list to use instead of the most frequent words.
-        num_words: how many words; without it as many as the paper has.
+        num_words: the size of the vocabulary; by default the paper's.
 
     Raises:
-        InputError: a file of the data set is missing or broken.
+        InputError: a file of the data set is missing or malformed.
     """
     if not corpus.manifest.exists():
         (_import_coco if corpus.name == "coco" else _import_msrvtt)(corpus, data)
@@ -54,15 +55,15 @@ def prepare_corpus(corpus: Corpus, data: Path, vocabulary: Path | None, num_word
 
 
 def _import_coco(corpus: Corpus, data: Path) -> None:
-    """Training photos; of the validation photos every second one (in order of ids) is for the test [Fang et al.]."""
+    """Half of the official validation photos (every second one by id) become the test split, as in Fang et al."""
     rows: list[Row] = []
     for part in ("train", "val"):
         annotations = _find(data / "annotations", f"captions_{part}*.json", f"captions_{part}2014.json")
         folder = data / annotations.stem.removeprefix("captions_")
         imported = corpus.folder / f"{part}.jsonl"
         import_coco(annotations, folder, imported, split="train" if part == "train" else None, check_photos=False)
-        some = sorted(iterate_rows(imported), key=lambda row: int(row["id"]))
-        for number, row in enumerate(some):
+        by_id = sorted(iterate_rows(imported), key=lambda row: int(row["id"]))
+        for number, row in enumerate(by_id):
             split = row["split"] if part == "train" else ("validation", "test")[number % 2]
             rows.append(row | {"image": f"{folder.name}/{row['image']}", "split": split})
     write_manifest(corpus.manifest, rows, {"media_root": relative_root(data, corpus.manifest)})
@@ -75,8 +76,8 @@ def _import_msrvtt(corpus: Corpus, data: Path) -> None:
 
 
 def _find(folder: Path, pattern: str, wanted: str) -> Path:
-    """The file called `wanted`, or the first of another year that fits the pattern."""
-    found = sorted(folder.glob(pattern), key=lambda path: (path.name != wanted, path.name))
-    if not found:
-        raise InputError(f"data: expected {folder / wanted}, found no such file")
-    return found[0]
+    """The file called `wanted`, or the first file of another year that matches the pattern."""
+    paths = sorted(folder.glob(pattern), key=lambda path: (path.name != wanted, path.name))
+    if not paths:
+        raise InputError(f"data: expected {folder / wanted}, got no such file")
+    return paths[0]

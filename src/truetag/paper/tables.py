@@ -1,6 +1,6 @@
 """The rows of the paper's tables: the recipe of each, and the published numbers.
 
-Everything in percent is the AP of Fang et al. (2015), which weighs how many captions name a word: `count_mean_ap` here.
+All numbers are the AP of Fang et al. (2015) in percent, which counts how many captions name a word: `count_mean_ap`.
 """
 
 from dataclasses import dataclass
@@ -13,23 +13,34 @@ COLUMNS = ("VB", "NN", "JJ", "DT", "PRP", "IN", "Others", "All")
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a table: how it is trained, and what was published, in percent and in the order of `COLUMNS`."""
+    """One row of a table: how it is trained, and the published numbers in percent and in the order of `COLUMNS`."""
 
     label: str
     recipe: RecipeName | None
-    """None: the paper copied the line from elsewhere."""
+    """None: the paper copied the row from another paper."""
     published: tuple[float | None, ...]
     num_swapped: int = 0
-    """Captions of five that are exchanged."""
+    """How many of each photo's five captions are swapped with other photos'."""
     level: Level = "bag"
     observed: bool = False
-    """Scores p(z|I) instead of p(y|I)."""
+    """Whether p(z|I) is scored instead of p(y|I)."""
 
 
 def _with_mil(
     label: str, recipe: RecipeName, values: tuple[float, ...], with_mil: float, num_swapped: int
 ) -> tuple[Row, Row]:
-    """A line of Table 2, whose last column is another run: the same with MIL, of which only `All` was published."""
+    """A row of Table 2, whose last column is another run: the same with MIL, for which only `All` was published.
+
+    Args:
+        label: the name of the method in the paper.
+        recipe: of the run without MIL.
+        values: the published numbers of the run without MIL.
+        with_mil: the published `All` of the run with MIL.
+        num_swapped: how many of five captions are swapped.
+
+    Returns:
+        The row without MIL, and the row with it.
+    """
     plain = Row(label, recipe, values, num_swapped)
     mil: RecipeName = {"mlcn": "mil", "mlcn-star": "mil-star", "nmn-fi": "mil-nmn-fi", "nmn-fd": "mil-nmn-fd"}[recipe]  # type: ignore[assignment]
     return plain, Row(f"{label} + MIL", mil, (*[None] * 7, with_mil), num_swapped)
@@ -81,3 +92,5 @@ TABLE3 = (
     Row("MIL-FD", "mil-nmn-fd", (28.15, 36.36, 24.9, 42.83, 32.94, 41.44, 27.08, 33.08)),
 )
 """MSR-VTT 2016, 1,087 words, scored on its 497 validation clips."""
+
+TABLES = {"table1": TABLE1, "table2": TABLE2, "table3": TABLE3}

@@ -79,19 +79,6 @@ RECIPES: dict[str, TrainConfig] = {"best": BEST}
 RECIPES |= {name: settings_of(name, TrainConfig()) for name in get_args(RecipeName)}
 RECIPES |= {f"paper-{name}": settings_of(name, SCHEDULE) for name in get_args(RecipeName)}
 
-SUMMARIES = {
-    "best": "ours: weighs captions, chooses noise model and q on held-out noisy labels",
-    "mlcn": "the classifier alone [Table 1 VGG16: 28.97]",
-    "mlcn-star": "the fair baseline: the noise models' extra epochs without one [VGG16*: 29.13]",
-    "nmn-fi": "feature-independent noise model, Eq. 4 [NMN-FI: 29.72]",
-    "nmn-fd": "feature-dependent noise model, Eq. 3 [NMN-FD: 30.14]",
-    "mil": "multiple-instance learning over regions and frames, Sec. 2.4 [MIL: 33.96]",
-    "mil-star": "its fair baseline [MIL*: 34.20]",
-    "mil-nmn-fi": "MIL with the feature-independent noise model [MIL-NMN-FI: 34.47]",
-    "mil-nmn-fd": "MIL with the feature-dependent noise model [MIL-NMN-FD: 35.04]",
-}
-"""One line per recipe; `paper-NAME` is the same row on the paper's network with its schedule."""
-
 
 def recipe(name: str) -> TrainConfig:
     """The settings of a named recipe.

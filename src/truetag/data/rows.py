@@ -1,0 +1,77 @@
+"""The fields of a manifest's row, and the rules that rows and Parquet columns obey."""
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from truetag.errors import InputError
+from truetag.io.text import one_line, shown
+
+TEXT_FIELDS = ("id", "image", "video", "features", "split", "group")
+LIST_FIELDS = ("frames", "captions", "tags", "unknown_tags", "true_captions", "true_tags")
+FIELDS = (*TEXT_FIELDS, *LIST_FIELDS)
+MEDIA_FIELDS = ("image", "frames", "video", "features")
+
+Row = dict[str, Any]
+
+_LIST_TYPES = (pa.ListType, pa.LargeListType, pa.FixedSizeListType, pa.ListViewType, pa.LargeListViewType)
+
+
+def is_header(first: Row) -> bool:
+    """Whether the first object of a file is a header: it has none of a row's fields."""
+    return not any(name in FIELDS for name in first)
+
+
+def check_row(location: str, row: Row) -> None:
+    """Check one row; `location` names its file and line in the message.
+
+    Raises:
+        InputError: a field is unknown or of a wrong type, the id is missing, or there is not exactly one medium.
+    """
+    for name, value in row.items():
+        if value is None:
+            continue
+        if name not in FIELDS:
+            raise InputError(f"{location}: unknown field {shown(name)}; {_hint(name)}")
+        if name in TEXT_FIELDS and not isinstance(value, str):
+            raise InputError(f"{location}: {name} must be text, got {shown(value)}")
+        if name in LIST_FIELDS and not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
+            raise InputError(f"{location}: {name} must be a list of texts, got {shown(value)}")
+    if not row.get("id"):
+        raise InputError(f"{location}: id is missing or empty")
+    media = [name for name in MEDIA_FIELDS if row.get(name)]
+    if len(media) != 1:
+        got = " and ".join(media) or "none of them"
+        raise InputError(f"{location}: expected exactly one of {', '.join(MEDIA_FIELDS)}, got {got}")
+
+
+def check_columns(path: Path, schema: pa.Schema) -> None:
+    """Check the columns of a Parquet file, before any of its rows is read.
+
+    Raises:
+        InputError: a column is unknown, repeated or of a wrong type.
+    """
+    names: list[str] = schema.names
+    for name, kind in zip(names, schema.types, strict=True):
+        if pa.types.is_null(kind):
+            continue
+        if name not in FIELDS:
+            raise InputError(f"{path}: unknown column {shown(name)}; {_hint(name)}")
+        if names.count(name) > 1:
+            raise InputError(f"{path}: expected column {name!r} once, got it {names.count(name)} times")
+        if name in TEXT_FIELDS and not _holds_text(kind):
+            raise InputError(f"{path}: {name} must be text, got a column of {one_line(kind, 80)}")
+        if name in LIST_FIELDS and not (isinstance(kind, _LIST_TYPES) and _holds_text(kind.value_type)):
+            raise InputError(f"{path}: {name} must be a list of texts, got a column of {one_line(kind, 80)}")
+
+
+def _holds_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if isinstance(kind, pa.DictionaryType) else kind
+    return kind in (pa.string(), pa.large_string(), pa.string_view(), pa.null())
+
+
+def _hint(name: str) -> str:
+    close = difflib.get_close_matches(name[:40], FIELDS, 1)
+    return f"did you mean {close[0]!r}?" if close else f"fields are: {', '.join(FIELDS)}"

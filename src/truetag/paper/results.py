@@ -1,0 +1,101 @@
+"""The results of a reproduction beside the published numbers: tables, Figure 4, and one page with all of them."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from truetag import __version__
+from truetag.data.manifest import read_manifest
+from truetag.paper.plan import Reproduction
+from truetag.paper.tables import COLUMNS, TABLES
+from truetag.reports.figures import plot_tagged_photos
+from truetag.reports.page import inline_photo, write_page
+from truetag.reports.tagged_photos import tag_photos
+from truetag.runs.folder import open_run
+from truetag.training.recipes import CLIP_SETTINGS, SCHEDULE
+
+TITLES = {
+    "table1": "Table 1. COCO, AP by part of speech",
+    "table2": "Table 2. COCO, captions swapped, AP by part of speech",
+    "table3": "Table 3. MSR-VTT, validation clips, AP by part of speech",
+    "figure3": "Figure 3. Gradient of the loss on the logit",
+    "figure4": "Figure 4. Photos with their words, trained on 40 % swapped captions",
+}
+FIGURE4_PARTS = ("VB", "NN", "JJ")
+NUM_PHOTOS = 8
+
+
+def compare(reproduction: Reproduction) -> list[dict[str, Any]]:
+    """One line per row: the published numbers and ours, in percent and in the order of `COLUMNS`."""
+    lines = []
+    for row in reproduction.rows:
+        ours: list[float | None] | None = None
+        if row.recipe is not None:
+            folder = reproduction.run_folder(row, row.recipe)
+            metrics = json.loads(reproduction.metrics_path(folder).read_text())
+            scores = metrics["observed"] if row.observed else metrics
+            parts = [scores["by_pos"].get(part, {}).get("count_mean_ap") for part in COLUMNS[:-1]]
+            ours = [None if value is None else 100 * value for value in [*parts, scores["count_mean_ap"]]]
+        noise = f"{20 * row.num_swapped} %: " if row.num_swapped else ""
+        lines.append({"model": noise + row.label, "level": row.level, "paper": row.published, "ours": ours})
+    return lines
+
+
+def as_markdown(lines: list[dict[str, Any]]) -> str:
+    """The lines of `compare` as a Markdown table."""
+    table = [f"| model | | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 2) + "|"]
+    for line in lines:
+        level = "frame level: " if line["level"] == "frame" else ""
+        for origin in ("paper", "ours") if line["ours"] else ("paper",):
+            cells = ["–" if value is None else f"{value:.2f}" for value in line[origin]]
+            table.append(f"| {level + line['model'] if origin == 'paper' else ''} | {origin} | {' | '.join(cells)} |")
+    return "\n".join(table)
+
+
+def draw_figure4(reproduction: Reproduction) -> None:
+    """Write OUT/figure4.png: a few test photos with the words of each run."""
+    runs = {
+        row.label: open_run(reproduction.run_folder(row, row.recipe))
+        for row in reproduction.rows
+        if row.recipe is not None
+    }
+    manifest = read_manifest(reproduction.corpus.manifest)
+    scored = manifest.in_split(reproduction.corpus.scored_split)
+    drawn = np.random.default_rng(0).permutation(len(scored))[:NUM_PHOTOS]  # at random: nobody picks the best ones
+    photos = tag_photos(
+        replace(manifest, rows=scored.select(sorted(drawn.tolist()))),
+        runs,
+        "captions",
+        parts_of_speech=FIGURE4_PARTS,
+        reading=reproduction.reading,
+    )
+    plot_tagged_photos(photos).savefig(reproduction.out / "figure4.png", dpi=150, bbox_inches="tight")
+
+
+def write_index(out: Path) -> None:
+    """Write one page with all results in the folder."""
+    tables = {TITLES[name]: json.loads(path.read_text()) for name in TABLES if (path := out / f"{name}.json").exists()}
+    figures = {
+        TITLES[name]: inline_photo(path) for name in ("figure3", "figure4") if (path := out / f"{name}.png").exists()
+    }
+    settings = {
+        corpus: {
+            name: value
+            for name, value in json.loads(path.read_text()).items()
+            if value != getattr(SCHEDULE, name) and not (corpus == "msrvtt" and CLIP_SETTINGS.get(name) == value)
+        }
+        for corpus in ("coco", "msrvtt")
+        if (path := out / "runs" / f"{corpus}.json").exists()
+    }
+    write_page(
+        out / "index.html",
+        "reproduction.html",
+        columns=COLUMNS,
+        tables=tables,
+        figures=figures,
+        settings=settings,
+        version=__version__,
+    )

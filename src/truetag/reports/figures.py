@@ -12,6 +12,7 @@ from truetag.latent import negative_log_likelihood, observe
 from truetag.noise_models import transition
 from truetag.reports.tagged_photos import TaggedPhoto
 
+_MARKS = {"right": "", "incorrect": "× ", "missing": "+ "}
 _COLOURS = {"right": "#1c2330", "incorrect": "#b3261e", "missing": "#1d7a3d"}
 
 
@@ -41,13 +42,18 @@ def plot_gradients(missing_rate: float = 0.05, incorrect_rate: float = 0.05) -> 
 
 
 def plot_tagged_photos(photos: Sequence[TaggedPhoto], columns: int = 4) -> Figure:
-    """Photos in a grid, below each its true words and those of each run, incorrect ones red, missing ones green."""
+    """Photos in a grid, each above its true words and the words of each run: incorrect in red, missing in green.
+
+    A sign before the word says the same as the colour: × incorrect, + missing.
+    """
     lines = -(-len(photos) // columns)
     figure = Figure(figsize=(3.3 * columns, 5.2 * lines))
     panels = figure.subplots(2 * lines, columns, squeeze=False, height_ratios=[3, 2.6] * lines)
     figure.subplots_adjust(left=0.01, right=0.99, top=0.99, bottom=0.01, wspace=0.08, hspace=0.03)
     for panel in panels.flat:
         panel.axis("off")
+    key = f"{_MARKS['incorrect']}incorrect    {_MARKS['missing']}missing"
+    figure.text(0.01, 0.0, key, fontsize=9, color="#5d6778", verticalalignment="top")
     for number, photo in enumerate(photos):
         above, below = (panels[2 * (number // columns) + part, number % columns] for part in (0, 1))
         with Image.open(photo.path) as opened:
@@ -60,9 +66,9 @@ def plot_tagged_photos(photos: Sequence[TaggedPhoto], columns: int = 4) -> Figur
 
 
 def _wrapped(title: str, words: Sequence[tuple[str, str]], width: int = 46) -> VPacker:
-    """A title and coloured words below it, as many in a line as fit."""
+    """A title and below it words with their marks and colours, as many in a line as fit."""
     lines: list[list[tuple[str, str]]] = [[]]
-    for word, kind in words:
+    for word, kind in ((_MARKS[kind] + word, kind) for word, kind in words):
         if lines[-1] and sum(len(other) + 2 for other, _ in lines[-1]) + len(word) > width:
             lines.append([])
         lines[-1].append((word, kind))

@@ -1,8 +1,8 @@
 """Drawn photos of coloured things in places, captioned by simulated annotators: the embedded data of `truetag demo`.
 
 The full truth of a photo is known because the photo is drawn from it. Its annotators see the same truth and mention
-part of it: they often mention what is big, and seldom a hypernym ("vehicle") or a relation (missing tags); now and then they
-use a close word instead, and some captions describe another picture (incorrect tags). Words for colours and sizes
+part of it: they often mention what is big, and seldom a hypernym ("vehicle") or a relation (missing tags); now and then
+they use a close word instead, and some captions describe another picture (incorrect tags). Words for colours and sizes
 describe things, never the place. Lengths are fractions of the photo's side; y grows downwards.
 """
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from pathlib import Path
 
 import pytest
@@ -113,13 +112,3 @@ def test_mistakes_end_with_2_and_a_short_message(capsys, arguments, message):
     assert code == 2
     assert re.search(message, out + err)
     assert "Traceback" not in out + err
-
-
-def test_the_demo_in_small(tmp_path, capsys):
-    code, out, err = run(capsys, "demo", "--out", tmp_path / "demo", "--num-train", "48", "--num-test", "16")
-    assert code == 0, err
-    assert all(name in out for name in ("mlcn-star", "nmn-fi", "nmn-fd", "realised"))
-    page = (tmp_path / "demo" / "index.html").read_text()
-    assert page.count("<img") == 1 + 12
-    assert "http" not in re.sub(r"data:[^\"]*", "", page)
-    shutil.rmtree(tmp_path / "demo")

@@ -1,6 +1,6 @@
-"""Moving clips: drawn scenes one after another, the camera nearing a part of each, captions of all of them.
+"""Moving clips: drawn scenes one after another, in each of which the camera moves in, with the captions of all scenes.
 
-So a word holds in some of the frames only, as in Section 2.4 of the paper.
+A word therefore holds in only some of the frames, as in Section 2.4 of the paper.
 """
 
 from collections.abc import Iterable, Iterator
@@ -30,20 +30,20 @@ def draw_clips(
     scenes_per_clip: int = 2,
     frames_per_scene: int = 13,
 ) -> Path:
-    """Draw scenes, film them into `folder`/clips and write `folder`/clips.jsonl, the manifest whose path is returned.
+    """Draw scenes, film them into `folder`/clips, write the manifest `folder`/clips.jsonl and return its path.
 
     Args:
-        folder: made if it is missing; the scenes are in it, too, with a manifest of their own.
+        folder: made if it is missing; it also holds the scenes, with a manifest of their own.
         num_train: clips of the split `train`.
         num_validation: clips of the split `validation`.
         num_test: clips of the split `test`.
         size: side of a frame, pixels.
         seed: names the whole data set.
-        scenes_per_clip: how many scenes follow one another.
-        frames_per_scene: how many frames each is shown; the first shows all of it.
+        scenes_per_clip: the number of scenes, one after another.
+        frames_per_scene: the number of frames of each scene; the first frame shows all of it.
 
     Raises:
-        InputError: as `draw_scenes`, the size is odd, or a clip has no scenes or no frames.
+        InputError: `draw_scenes` raises it, the size is odd, or a clip has no scenes or no frames.
     """
     if size % 2 or scenes_per_clip < 1 or frames_per_scene < 1:
         got = f"{size}, {scenes_per_clip} and {frames_per_scene}"
@@ -54,7 +54,9 @@ def draw_clips(
     def rows() -> Iterator[Row]:
         drawn = list(iterate_rows(scenes))
         for first in range(0, len(drawn), scenes_per_clip):
-            parts = drawn[first : first + scenes_per_clip]  # of one split: each has a whole number of clips
+            parts = drawn[
+                first : first + scenes_per_clip
+            ]  # all of one split, since a split has a whole number of clips
             name = parts[0]["id"].replace("-", "-clip-")
             rng = np.random.default_rng([seed, *name.encode()])
             photos = [Image.open(folder / part["image"]) for part in parts]
@@ -71,7 +73,7 @@ def draw_clips(
 
 
 def approach(photo: Image.Image, rng: np.random.Generator, num_frames: int, size: int) -> Iterator[Image.Image]:
-    """The whole photo, then less and less of it, down to a window of 60 to 90 % of each side somewhere in it."""
+    """The whole photo, then less and less of it, down to a random window of 60 to 90 % of each side."""
     side, (x, y) = rng.uniform(0.6, 0.9), rng.random(2)
     for time in np.linspace(0, 1, num_frames).tolist():
         width, height = (length * (1 + time * (side - 1)) for length in photo.size)
@@ -81,7 +83,7 @@ def approach(photo: Image.Image, rng: np.random.Generator, num_frames: int, size
 
 
 def write_clip(path: Path, frames: Iterable[Image.Image], rate: int = FRAMES_PER_SECOND) -> None:
-    """Write frames of one size as an MP4, whole or not at all; the same frames give the same bytes."""
+    """Write frames of one size as an MP4, all of it or nothing; the same frames give the same bytes."""
     # macroblock-tree rate control reads memory that it never set: its bytes differ from call to call
     codec, options = ("libx264", {"x264-params": "mbtree=0"}) if "libx264" in av.codecs_available else ("mpeg4", {})
     with replacing(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:

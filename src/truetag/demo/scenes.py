@@ -1,9 +1,9 @@
 """Drawn photos of coloured things in places, captioned by simulated annotators: the embedded data of `truetag demo`.
 
-The full truth of a photo is known because the photo is drawn from it. Its annotators see the same truth and say part of
-it: what is big is said often, a hypernym ("vehicle") or a relation seldom (missing tags); a close word is said now and
-then, and some captions describe another picture (incorrect tags). Colour and size words are said of things, never of
-the place. Lengths are fractions of the photo's side; y grows downwards.
+The full truth of a photo is known because the photo is drawn from it. Its annotators see the same truth and mention
+part of it: they often mention what is big, and seldom a hypernym ("vehicle") or a relation (missing tags); now and then
+they use a close word instead, and some captions describe another picture (incorrect tags). Words for colours and sizes
+describe things, never the place. Lengths are fractions of the photo's side; y grows downwards.
 """
 
 import colorsys
@@ -43,7 +43,7 @@ _WRONG_WORD_RATE = 0.03
 
 @dataclass(frozen=True)
 class _Place:
-    """What holds there, how it is named (the first way most often), and its two halves."""
+    """The words that hold there, the phrases that name it (the most frequent first), and its two colours."""
 
     weight: float
     words: str
@@ -62,7 +62,7 @@ _PLACES = {
     "snow": _Place(0.06, "snow sky in", "in the snow", _DAY, "#e6eaf0"),
     "desert": _Place(0.04, "desert sand sky in", "in the desert|in the sand", _DAY, "#d6b276"),
 }
-# what is found there, the most frequent first
+# the kinds of things there, the most frequent first
 _FOUND = {
     "grass": "tree man ball dog house flower woman bird kite car cat balloon plane",
     "street": "car man house woman tree dog bird cat ball plane balloon",
@@ -83,11 +83,11 @@ _ACTIVITIES |= {"cat": "standing", "dog": "standing"}
 _COLOURS = {"red": (0, 0.85, 0.82), "blue": (222, 0.75, 0.78), "green": (125, 0.65, 0.6), "white": (40, 0.04, 0.96)}
 _COLOURS |= {"yellow": (52, 0.85, 0.92), "black": (240, 0.2, 0.14), "orange": (24, 0.88, 0.9)}
 _COLOURS |= {"pink": (342, 0.48, 0.93), "purple": (280, 0.6, 0.62)}
-# a kind's favourite colour, and how often it has it whatever the rest
+# a kind's favourite colour, and the probability of it before any other is considered
 _TYPICAL = {"tree": ("green", 0.7), "plane": ("white", 0.5), "boat": ("white", 0.3), "bird": ("black", 0.4)}
 _TYPICAL |= {"cat": ("black", 0.4), "dog": ("orange", 0.3), "cup": ("white", 0.4), "house": ("white", 0.3)}
 _SIZES = {"small": (0.15, 0.2), "": (0.24, 0.38), "big": (0.44, 0.6)}
-# how often a thing of this size is mentioned at all, and how much less often some kinds are
+# the probability that a thing of this size is mentioned, and the factor by which some kinds are mentioned less
 _SALIENCE = {"small": 0.4, "": 0.75, "big": 0.95}
 _NOTICE = {"tree": 0.6, "flower": 0.6, "bird": 0.7, "house": 0.8, "cup": 0.8}
 # ellipse, rectangle, polygon or line, corners in 99ths of the side; without a paint it has the thing's colour
@@ -131,7 +131,7 @@ class _Thing:
 
 @dataclass(frozen=True)
 class _Scene:
-    """Everything that the words speak of; things are in drawing order, far to near."""
+    """Everything that a caption can mention; things are in drawing order, from far to near."""
 
     place: str
     night: bool
@@ -189,14 +189,14 @@ def draw_scenes(
     def rows() -> Iterator[Row]:
         for number, (split, count) in enumerate(counts.items()):
             for i in range(count):
-                seeing, painting, saying = np.random.default_rng((seed, number, i)).spawn(3)
-                scene, name = _imagine(seeing), f"{split}-{i:05d}"
-                _paint(painting, scene, size).save(folder / "photos" / f"{name}.jpg", quality=85)
+                scene_rng, paint_rng, caption_rng = np.random.default_rng((seed, number, i)).spawn(3)
+                scene, name = _imagine(scene_rng), f"{split}-{i:05d}"
+                _paint(paint_rng, scene, size).save(folder / "photos" / f"{name}.jpg", quality=85)
                 # a wrong picture is any other scene: it need not be in the data
                 captions = []
                 for _ in range(captions_per_scene):
-                    described = _imagine(saying) if saying.random() < wrong_picture_rate else scene
-                    captions.append(_Annotator(saying, saying.uniform(0.6, 1.1)).caption(described))
+                    described = _imagine(caption_rng) if caption_rng.random() < wrong_picture_rate else scene
+                    captions.append(_Annotator(caption_rng, caption_rng.uniform(0.6, 1.1)).caption(described))
                 row: Row = {"id": name, "image": f"photos/{name}.jpg", "captions": captions, "split": split}
                 yield row | {"true_tags": _true_tags(scene)}
 
@@ -245,14 +245,14 @@ def _imagine(rng: np.random.Generator) -> _Scene:
 
 
 def _overlap(a: _Thing, b: _Thing) -> float:
-    """What the two have in common, as a part of the smaller one's box."""
+    """The area that the two boxes share, as a fraction of the smaller one."""
     width = min(a.x + a.extent / 2, b.x + b.extent / 2) - max(a.x - a.extent / 2, b.x - b.extent / 2)
     height = min(a.y, b.y) - max(a.y - a.extent, b.y - b.extent)
     return max(width, 0) * max(height, 0) / min(a.extent, b.extent) ** 2
 
 
 def _relation(a: _Thing, b: _Thing) -> str:
-    """What a is to b: above, behind, beside, or nothing."""
+    """The relation of a to b: above, behind, beside, or an empty string."""
     if "flying" in (a.activity, b.activity):
         over = b.activity != "flying" and abs(a.x - b.x) < 0.2 and a.y < b.y - b.extent / 2
         return "above" if over else ""
@@ -262,7 +262,7 @@ def _relation(a: _Thing, b: _Thing) -> str:
 
 
 def _true_tags(scene: _Scene) -> list[str]:
-    """Every word that holds, whoever said it, in the order of WORDS."""
+    """Every word that holds, mentioned or not, in the order of WORDS."""
     things = scene.things
     true = {scene.light, "night" * scene.night, "raining" * scene.raining, *_PLACES[scene.place].words.split()}
     for thing in things:
@@ -279,7 +279,7 @@ def _true_tags(scene: _Scene) -> list[str]:
 
 @dataclass(frozen=True)
 class _Annotator:
-    """Who writes one caption, with how much care (1 is usual)."""
+    """The writer of one caption, with a degree of care (1 is usual)."""
 
     rng: np.random.Generator
     care: float
@@ -307,14 +307,14 @@ class _Annotator:
     def caption(self, scene: _Scene) -> str:
         by_size = sorted(scene.things, key=lambda thing: -thing.extent)
         rates = [_SALIENCE[thing.size] * _NOTICE.get(thing.kind, 1.0) for thing in by_size]
-        said = [thing for thing, rate in zip(by_size, rates, strict=True) if self.chance(rate)] or by_size[:1]
-        if len(said) > 1 and _relation(said[1], said[0]) in ("above", "behind"):
-            said[:2] = said[1::-1]
-        parts = [self.phrase(said[0])]
+        mentioned = [thing for thing, rate in zip(by_size, rates, strict=True) if self.chance(rate)] or by_size[:1]
+        if len(mentioned) > 1 and _relation(mentioned[1], mentioned[0]) in ("above", "behind"):
+            mentioned[:2] = mentioned[1::-1]
+        parts = [self.phrase(mentioned[0])]
         if len(scene.things) == 1 and self.chance(0.2):
             parts.append("alone")
-        parts += self.doing(said[0])
-        for before, thing in pairwise(said):
+        parts += self.doing(mentioned[0])
+        for before, thing in pairwise(mentioned):
             relation = _relation(before, thing)
             article = "another" if before.kind == thing.kind else _PRONOUNS.get(before.kind, "a")
             if (article != "another" and thing.kind in _PRONOUNS) or not self.chance(0.75):

@@ -1,6 +1,6 @@
 """Figures of the reports, drawn without a display."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from matplotlib.artist import Artist
@@ -12,24 +12,8 @@ from truetag.latent import negative_log_likelihood, observe
 from truetag.noise_models import transition
 from truetag.reports.tagged_photos import TaggedPhoto
 
+_MARKS = {"right": "", "incorrect": "× ", "missing": "+ "}
 _COLOURS = {"right": "#1c2330", "incorrect": "#b3261e", "missing": "#1d7a3d"}
-
-
-def plot_rates(
-    injected: Mapping[str, Sequence[float]], learnt: Mapping[str, Sequence[float]], counts: Sequence[float]
-) -> Figure:
-    """Learnt against realised rates, one panel a kind, one dot a word, its area growing with the word's frequency."""
-    figure = Figure(figsize=(4.2 * len(injected), 4.0), layout="constrained")
-    panels = figure.subplots(1, len(injected), squeeze=False)[0]
-    for panel, (kind, realised) in zip(panels, injected.items(), strict=True):
-        areas = [8 + 120 * count / max(counts) for count in counts]
-        panel.scatter(realised, learnt[kind], s=areas, color="#3566a8", alpha=0.55, linewidths=0)
-        top = 1.05 * max([value for value in (*realised, *learnt[kind]) if value == value], default=1.0)
-        panel.plot([0, top], [0, top], color="#999", linewidth=1, zorder=0)
-        panel.set(xlim=(0, top), ylim=(0, top), xlabel="realised in the training tags", ylabel="learnt", aspect="equal")
-        panel.set_title(f"{kind} rate", fontsize=11)
-        panel.spines[["top", "right"]].set_visible(False)
-    return figure
 
 
 def plot_gradients(missing_rate: float = 0.05, incorrect_rate: float = 0.05) -> Figure:
@@ -58,13 +42,18 @@ def plot_gradients(missing_rate: float = 0.05, incorrect_rate: float = 0.05) -> 
 
 
 def plot_tagged_photos(photos: Sequence[TaggedPhoto], columns: int = 4) -> Figure:
-    """Photos in a grid, below each its true words and those of each run, incorrect ones red, missing ones green."""
+    """Photos in a grid, each above its true words and the words of each run: incorrect in red, missing in green.
+
+    A sign before the word says the same as the colour: × incorrect, + missing.
+    """
     lines = -(-len(photos) // columns)
     figure = Figure(figsize=(3.3 * columns, 5.2 * lines))
     panels = figure.subplots(2 * lines, columns, squeeze=False, height_ratios=[3, 2.6] * lines)
     figure.subplots_adjust(left=0.01, right=0.99, top=0.99, bottom=0.01, wspace=0.08, hspace=0.03)
     for panel in panels.flat:
         panel.axis("off")
+    key = f"{_MARKS['incorrect']}incorrect    {_MARKS['missing']}missing"
+    figure.text(0.01, 0.0, key, fontsize=9, color="#5d6778", verticalalignment="top")
     for number, photo in enumerate(photos):
         above, below = (panels[2 * (number // columns) + part, number % columns] for part in (0, 1))
         with Image.open(photo.path) as opened:
@@ -77,9 +66,9 @@ def plot_tagged_photos(photos: Sequence[TaggedPhoto], columns: int = 4) -> Figur
 
 
 def _wrapped(title: str, words: Sequence[tuple[str, str]], width: int = 46) -> VPacker:
-    """A title and coloured words below it, as many in a line as fit."""
+    """A title and below it words with their marks and colours, as many in a line as fit."""
     lines: list[list[tuple[str, str]]] = [[]]
-    for word, kind in words:
+    for word, kind in ((_MARKS[kind] + word, kind) for word, kind in words):
         if lines[-1] and sum(len(other) + 2 for other, _ in lines[-1]) + len(word) > width:
             lines.append([])
         lines[-1].append((word, kind))

@@ -1,13 +1,11 @@
 """One self-contained HTML file: a template, its values, and pictures inlined as data."""
 
 import base64
-import io
 import mimetypes
 from pathlib import Path
 
 import jinja2
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
 from truetag.io.files import write_text
 
@@ -18,16 +16,10 @@ def write_page(path: Path, template: str, **values: object) -> None:
         loader=jinja2.PackageLoader("truetag.reports"), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["percent"] = lambda value: "–" if value is None else f"{100 * value:.1f}"
+    environment.filters["signed"] = lambda value: f"{100 * value:+.1f}".replace("-", "−")
     environment.filters["decimals"] = lambda value: "–" if value is None else f"{value:.2f}"
     environment.filters["inline"] = inline_photo
     write_text(path, environment.get_template(template).render(**values))
-
-
-def inline_figure(figure: Figure) -> Markup:
-    """A figure as the value of an `src` attribute."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150, bbox_inches="tight")
-    return _data_url(buffer.getvalue(), "image/png")
 
 
 def inline_photo(path: Path) -> Markup:

@@ -12,9 +12,10 @@ from truetag.data.vocabulary import read_vocabulary, tokenise
 from truetag.errors import InputError
 from truetag.io.tensors import read_tensors
 from truetag.label_noise.selection import Choice
-from truetag.label_noise.settings import JOINT
+from truetag.label_noise.settings import JOINT, HeadSettings
 from truetag.label_noise.validity import naming_shares
 from truetag.media.files import Reading
+from truetag.prediction.inference import predict_manifest
 from truetag.runs.folder import open_run, requested_config
 from truetag.runs.noise_model import load_noise_model
 from truetag.training import stage, targets
@@ -116,7 +117,7 @@ def test_tags_are_taken_as_they_are(tagged, config, tmp_path):
 def test_where_held_out_tags_say_so_labels_become_their_posterior(tagged, config, tmp_path, monkeypatch):
     """Without captions: trained on the posterior without a noise model, and the rates are stored beside it."""
     chosen = replace(JOINT, q=0.6, train_on_posterior=True)
-    monkeypatch.setattr("truetag.training.targets.choose", lambda *_, **__: Choice(chosen, {}, "as the test says"))
+    monkeypatch.setattr("truetag.training.targets.choose", lambda *_, **__: Choice(chosen, {"fi": 0.5}, "as told"))
     arguments = {"reading": Reading(tmp_path, allow_outside=True)}
     run = train(config, *tagged, tmp_path / "run", **arguments)
     state, note = learnt(run.folder)
@@ -130,6 +131,21 @@ def test_where_held_out_tags_say_so_labels_become_their_posterior(tagged, config
     monkeypatch.setattr("truetag.training.targets.learn_from_features", None)  # what is kept is taken
     again = train(config, *tagged, tmp_path / "run", resume=True, **arguments)
     assert torch.equal(*(each.load_state("classifier")["head.weight"] for each in (run, again)))
+
+
+def test_whatever_is_chosen_probabilities_are_calibrated_and_rates_are_estimated(tagged, config, tmp_path, monkeypatch):
+    """As `NoisyLabelClassifier` does: the head's logits get the moments of calibrated out-of-sample logits."""
+    plain = HeadSettings(stage1_epochs=config.stage1_epochs, stage2_epochs=config.stage2_epochs)
+    monkeypatch.setattr("truetag.training.targets.choose", lambda *_, **__: Choice(plain, {"none": 0.5}, "as told"))
+    reading = Reading(tmp_path, allow_outside=True)
+    run = train(config, *tagged, tmp_path / "run", reading=reading)
+    state, _ = learnt(run.folder)
+    logits = predict_manifest(run, read_manifest(tagged[0]), "train", reading).logits
+    assert torch.allclose(logits.mean(0), state["logit_mean"], atol=1e-3)
+    assert torch.allclose(logits.std(0, correction=0), state["logit_deviation"], atol=1e-3)
+    noise_model = load_noise_model(run)
+    assert noise_model is not None
+    assert torch.allclose(noise_model.missing_rate(), state["missing"], atol=1e-6)
 
 
 def test_labels_of_frames_have_no_captions_of_their_own(config):

@@ -93,6 +93,8 @@ COLUMNS = {
 """By their names in the metrics file."""
 
 GAIN = "truetag's gain"
+JUDGES = HeadSettings(stage1_epochs=15, stage2_epochs=0)
+"""The heads that judge the tags of photos that they did not see."""
 
 
 def demo(out: Path, num_train: int = 1500, num_test: int = 800, seed: int = 0) -> None:
@@ -213,7 +215,7 @@ def _judge_tags(out: Path, manifest: Manifest, run: Run, seed: int) -> _Tags:
     rows = manifest.in_split("train")
     observed, true = (label_matrix(rows, run.vocabulary, source) for source in ("observed", "true"))
     features = predict_manifest(run, manifest, "train", Reading(out / "cache")).features
-    posterior = posterior_labels(features, observed, HeadSettings(), seed=seed)
+    posterior = posterior_labels(features, observed, JUDGES, seed=seed)
     rates = {"missing": posterior.calibration.missing, "incorrect": posterior.calibration.incorrect}
     return _Tags(observed, true, posterior.labels, rates)
 

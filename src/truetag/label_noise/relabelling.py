@@ -9,12 +9,14 @@ bring that back (the rho of the other folds has seen the label) and does worse, 
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from truetag.label_noise.heads import FittedHead, fit_head, out_of_sample_logits
+from truetag.label_noise.linear_head import Head
 from truetag.label_noise.rates import Calibration, calibrate
 from truetag.label_noise.relations import fit_relations
 from truetag.label_noise.settings import HeadSettings
@@ -25,12 +27,43 @@ HIGHEST_Q = 0.4
 """Of the second head: the posterior has already removed most of what a larger q would protect from."""
 
 
+class CalibratedLogits(NamedTuple):
+    """Out-of-sample logits of p(y=1|x), and the calibration that was applied to them."""
+
+    logits: Float[Tensor, "N K"]
+    calibration: Calibration
+
+
 @dataclass(frozen=True)
 class PosteriorLabels:
     """p(y=1|z,x) of each example, -1 where the label is unknown, and the calibration behind it."""
 
     labels: Float[Tensor, "N K"]
     calibration: Calibration
+
+
+def calibrated_logits(
+    features: Float[Tensor, "N D"],
+    labels: Shaped[Tensor, "N K"],
+    settings: HeadSettings,
+    weights: Float[Tensor, "N"] | None = None,
+    groups: Sequence[Hashable] | None = None,
+    seed: int = 0,
+) -> CalibratedLogits:
+    """Logits of heads that did not see the example, calibrated together with the rates of wrong labels.
+
+    Args:
+        features: one row per example.
+        labels: observed: 1, 0, NaN or -1 for unknown.
+        settings: of the heads.
+        weights: one per example, in any unit.
+        groups: near-duplicates, none of which is trained on where another is scored.
+        seed: decides the folds and the training.
+    """
+    weights = _in_examples(weights)
+    logits = out_of_sample_logits(features, labels, settings, weights, groups, seed=seed).to(labels.device)
+    calibration = calibrate(logits, labels, weights)
+    return CalibratedLogits(calibration.true_logits(logits), calibration)
 
 
 def posterior_labels(
@@ -51,9 +84,8 @@ def posterior_labels(
         groups: near-duplicates, none of which is trained on where another is scored.
         seed: decides the folds and the training.
     """
-    weights = _in_examples(weights)
-    logits, calibration = _calibrated_logits(features, labels, settings, weights, groups, seed)
-    return PosteriorLabels(_posterior(logits, calibration, labels, weights, seed), calibration)
+    calibrated = calibrated_logits(features, labels, settings, weights, groups, seed)
+    return PosteriorLabels(posterior_of(calibrated, labels, weights, seed), calibrated.calibration)
 
 
 def fit_calibrated(
@@ -66,9 +98,6 @@ def fit_calibrated(
 ) -> FittedHead:
     """A head with calibrated probabilities and estimated rates; with `settings.train_on_posterior` trained on rho.
 
-    Its logits get the mean and the deviation over examples of the calibrated out-of-sample logits: a regularised head
-    is not sure enough in general, and too sure on its own training examples. Each label's ranking stays as it is.
-
     Args:
         features: one row per example.
         labels: observed: 1, 0, NaN or -1 for unknown.
@@ -77,21 +106,44 @@ def fit_calibrated(
         groups: near-duplicates, none of which is trained on where another is scored.
         seed: decides the folds and the training.
     """
-    weights_in_examples = _in_examples(weights)
-    target, calibration = _calibrated_logits(features, labels, settings, weights_in_examples, groups, seed)
+    calibrated = calibrated_logits(features, labels, settings, weights, groups, seed)
     if settings.train_on_posterior:
-        labels = _posterior(target, calibration, labels, weights_in_examples, seed)
+        labels = posterior_of(calibrated, labels, weights, seed)
         settings = second_head_settings(settings)
-    fitted = fit_head(features, labels, settings, weights, seed=seed)
-    logits = fitted(features).to(target.device)  # N K
-    deviation = logits.std(0, correction=0)  # K
-    scale = torch.where(deviation > 0, target.std(0, correction=0) / deviation, 1)  # K
-    head = fitted.head
-    with torch.no_grad():
-        bias = (head.bias.to(target.device) - logits.mean(0)) * scale + target.mean(0)
-        head.weight.mul_(scale.unsqueeze(1).to(features.device))
-        head.bias.copy_(bias)
-    return FittedHead(head, _noise_model(calibration).to(features))
+    head = fit_head(features, labels, settings, weights, seed=seed).head
+    match_logits(head, head(features), moments_of(calibrated.logits))
+    return FittedHead(head, estimated_noise(calibrated.calibration).to(features))
+
+
+class LogitMoments(NamedTuple):
+    """Mean and deviation over examples of each label's logit."""
+
+    mean: Float[Tensor, "K"]
+    deviation: Float[Tensor, "K"]
+
+
+def moments_of(logits: Float[Tensor, "N K"]) -> LogitMoments:
+    """Mean and deviation over examples."""
+    return LogitMoments(logits.mean(0), logits.std(0, correction=0))
+
+
+@torch.no_grad()
+def match_logits(head: Head, logits: Float[Tensor, "N K"], target: LogitMoments) -> None:
+    """Scale and shift a head in place, so that its logits have these moments; each label's ranking stays as it is.
+
+    A regularised head is not sure enough in general, and too sure on its own training examples. The moments of
+    calibrated out-of-sample logits say how sure it may be.
+
+    Args:
+        head: to be changed.
+        logits: its own, on the examples that `target` is about.
+        target: moments of calibrated logits.
+    """
+    mean, deviation = moments_of(logits)
+    target_mean, target_deviation = (moment.to(logits) for moment in target)
+    scale = torch.where(deviation > 0, target_deviation / deviation, 1)  # K
+    head.weight.mul_(scale.unsqueeze(1))
+    head.bias.copy_((head.bias - mean) * scale + target_mean)
 
 
 def second_head_settings(settings: HeadSettings) -> HeadSettings:
@@ -99,58 +151,32 @@ def second_head_settings(settings: HeadSettings) -> HeadSettings:
     return replace(settings, noise_model="none", q=min(settings.q, HIGHEST_Q), train_on_posterior=False)
 
 
-def _calibrated_logits(
-    features: Float[Tensor, "N D"],
+def posterior_of(
+    calibrated: CalibratedLogits,
     labels: Shaped[Tensor, "N K"],
-    settings: HeadSettings,
-    weights: Float[Tensor, "N"] | None,
-    groups: Sequence[Hashable] | None,
-    seed: int,
-) -> tuple[Float[Tensor, "N K"], Calibration]:
-    """Out-of-sample logits of p(y=1|x), and the calibration that was applied to them.
-
-    Args:
-        features: one row per example.
-        labels: observed.
-        settings: of the heads.
-        weights: one per example, in units of examples.
-        groups: near-duplicates, which share a fold.
-        seed: decides the folds and the training.
-
-    Returns:
-        The calibrated logits, and the calibration.
-    """
-    logits = out_of_sample_logits(features, labels, settings, weights, groups, seed=seed).to(labels.device)
-    calibration = calibrate(logits, labels, weights)
-    return calibration.true_logits(logits), calibration
-
-
-def _posterior(
-    logits: Float[Tensor, "N K"],
-    calibration: Calibration,
-    labels: Shaped[Tensor, "N K"],
-    weights: Float[Tensor, "N"] | None,
-    seed: int,
+    weights: Float[Tensor, "N"] | None = None,
+    seed: int = 0,
 ) -> Float[Tensor, "N K"]:
     """rho from calibrated logits, label relations and the observed label itself; -1 where the label is unknown.
 
     Args:
-        logits: calibrated, out of sample.
-        calibration: holds the rates.
+        calibrated: logits of heads that did not see the example, and their calibration.
         labels: observed.
-        weights: one per example, in units of examples.
+        weights: one per example, in any unit.
         seed: decides the training of the relations.
     """
-    log_q = _noise_model(calibration)()
-    relations = fit_relations(logits, log_q, labels, weights, seed=seed)
+    logits, calibration = calibrated
+    log_q = estimated_noise(calibration)()
+    relations = fit_relations(logits, log_q, labels, _in_examples(weights), seed=seed)
     posterior = posterior_logits(relations(logits, log_q, labels), log_q, labels).sigmoid()
     return torch.where(known(labels), posterior, -1)
 
 
-def _in_examples(weights: Float[Tensor, "N"] | None) -> Float[Tensor, "N"] | None:
-    return None if weights is None else weights / weights.mean()
-
-
-def _noise_model(calibration: Calibration) -> FeatureIndependentNoise:
+def estimated_noise(calibration: Calibration) -> FeatureIndependentNoise:
+    """The estimated rates as a noise model, which is not trained."""
     model = FeatureIndependentNoise(len(calibration.missing), calibration.missing, calibration.incorrect)
     return model.requires_grad_(False)
+
+
+def _in_examples(weights: Float[Tensor, "N"] | None) -> Float[Tensor, "N"] | None:
+    return None if weights is None else weights / weights.mean()

@@ -20,7 +20,13 @@ from truetag.data.batches import FeatureBags, PhotoBags, frame_indices
 from truetag.data.labels import source_words as caption_words
 from truetag.io.tensors import State, read_tensors, write_tensors
 from truetag.label_noise.heads import out_of_sample_logits
-from truetag.label_noise.relabelling import posterior_labels, second_head_settings
+from truetag.label_noise.relabelling import (
+    LogitMoments,
+    calibrated_logits,
+    moments_of,
+    posterior_of,
+    second_head_settings,
+)
 from truetag.label_noise.selection import NUM_ERRORS, candidates, choose
 from truetag.label_noise.settings import HeadSettings
 from truetag.label_noise.validity import naming_shares, soft_labels
@@ -57,7 +63,9 @@ class Targets:
     config: TrainConfig
     """The settings with what was chosen: those of the run that follows."""
     noise_model: NoiseModel | None
-    """Estimated, not to be trained; None where there is none."""
+    """The estimated rates; None where none were estimated."""
+    logit_moments: LogitMoments | None
+    """Mean and deviation of calibrated out-of-sample logits; None where none were computed."""
     note: dict[str, Any]
     """What was chosen and why, for chosen.json; empty where nothing was open."""
     messages: list[str]
@@ -75,7 +83,7 @@ def learn_targets(inputs: TrainingInputs, data: TrainingData, path: Path, writes
     """
     config = inputs.config
     if not config.validity and config.noise_model != "auto":
-        return Targets(config, None, {}, [])
+        return Targets(config, None, None, {}, [])
     rows = inputs.manifest.rows.select(data.train_rows)
     captions = Captions(*caption_words(rows, inputs.vocabulary)) if config.validity else None
     if path.is_file():
@@ -88,12 +96,14 @@ def learn_targets(inputs: TrainingInputs, data: TrainingData, path: Path, writes
             write_tensors(path, state, note)
     if captions is not None and "validity" in state:
         data.train.labels = soften(captions, state["validity"].numpy(), data.train.labels)
-    noise_model = None
     if "posterior" in state:
         data.train.labels = state["posterior"].float()
+    noise_model = moments = None
+    if "missing" in state:
         noise_model = FeatureIndependentNoise(len(inputs.vocabulary), state["missing"], state["incorrect"])
+        moments = LogitMoments(state["logit_mean"], state["logit_deviation"])
     messages = note.pop("messages")
-    return Targets(replace(config, **note["chosen"]), noise_model, note, messages)
+    return Targets(replace(config, **note["chosen"]), noise_model, moments, note, messages)
 
 
 def learn_from_features(
@@ -113,8 +123,9 @@ def learn_from_features(
         groups: near-duplicates, none of which is learnt from where another is predicted.
 
     Returns:
-        The "validity" of each caption, or the "posterior" of each label with the rates behind it; and a note: the
-        settings that were "chosen", "held_out_ap" of each candidate, and "messages".
+        The "validity" of each caption; or the rates of wrong labels with the moments of calibrated logits, and the
+        "posterior" of each label if it is trained on. And a note: the settings that were "chosen", "held_out_ap" of
+        each candidate, and "messages".
     """
     state: State = {}
     note: dict[str, Any] = {"chosen": {}, "messages": []}
@@ -146,11 +157,14 @@ def learn_from_features(
     settings = choice.settings
     note |= {"held_out_ap": choice.scores, "reason": choice.reason, "train_on_posterior": settings.train_on_posterior}
     note["messages"].append(f"chosen: {choice.reason}")
-    if settings.train_on_posterior:
-        posterior = posterior_labels(features, labels, settings, groups=groups, seed=config.seed)
-        rates = posterior.calibration
-        state |= {"posterior": posterior.labels.half(), "missing": rates.missing, "incorrect": rates.incorrect}
-        settings = second_head_settings(settings)
+    if targets is None and choice.scores:  # as `NoisyLabelClassifier` does, whatever was chosen
+        calibrated = calibrated_logits(features, labels, settings, groups=groups, seed=config.seed)
+        rates, moments = calibrated.calibration, moments_of(calibrated.logits)
+        state |= {"missing": rates.missing, "incorrect": rates.incorrect}
+        state |= {"logit_mean": moments.mean, "logit_deviation": moments.deviation}
+        if settings.train_on_posterior:
+            state["posterior"] = posterior_of(calibrated, labels, seed=config.seed).half()
+            settings = second_head_settings(settings)
     note["chosen"] = {name: getattr(settings, name) for name in CHOSEN_FIELDS}
     return state, note
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, send_to_device
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from truetag.data.batches import EpochBatches, PhotoBags
@@ -23,6 +24,7 @@ from truetag.io.files import remove_leftovers, write_text
 from truetag.io.tensors import digest_state
 from truetag.io.terminal import tell
 from truetag.label_noise.linear_head import label_frequencies
+from truetag.label_noise.relabelling import match_logits
 from truetag.media.files import Reading, SkipList
 from truetag.models.backbones import load_backbone
 from truetag.models.building import build_classifier
@@ -99,10 +101,12 @@ def train(
         targets = _learn_targets(inputs, bags, journal)
         training = _Training(inputs.classifier, bags, targets.config, accelerator, journal)
         noise_model = training.run_stages(None if taken_over is None else taken_over.history)
+        if targets.logit_moments is not None and config.freeze_backbone and config.pooling == "mean":
+            match_logits(inputs.classifier.head, training.training_logits(), targets.logit_moments)
         skips = _gather_skips(bags.skips)
         if writes:
             skips.write(run.folder / "skipped.jsonl")
-            if (noise_model := noise_model or targets.noise_model) is not None:
+            if (noise_model := targets.noise_model or noise_model) is not None:
                 save_noise_model(run, noise_model, inputs.classifier.num_noise_features)
             run.save_state("classifier", inputs.classifier.state_dict())  # the last: a run that has it is finished
             journal.checkpoints.clear()
@@ -193,6 +197,17 @@ class _Training:
         )
         self._run_stage(2, noise_model)
         return noise_model
+
+    @torch.inference_mode()
+    def training_logits(self) -> Float[Tensor, "N K"]:
+        """The classifier's logits of all training bags."""
+        self.classifier.eval()
+        logits = []
+        for picks in EpochBatches(len(self.data.train), 4 * self.config.batch_size, 0, shuffle=False):
+            batch = self.data.train.__getitems__(picks)
+            inputs, mask = send_to_device((batch.inputs, batch.mask), self.accelerator.device)
+            logits.append(self.classifier(inputs, mask)[0].float())
+        return torch.cat(logits)
 
     def _run_stage(self, number: int, noise_model: NoiseModel | None) -> None:
         settings = stage_settings(self.config, number, self.classifier.head.weight.shape[1])

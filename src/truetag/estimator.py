@@ -135,16 +135,16 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
                 is out of range.
             TypeError: `X` is sparse.
         """
-        settings_to_compare = self._settings_to_compare()
+        candidate_settings = self.head_settings()
         features = self._features(X, reset=True)
         labels = _as_labels(y, len(features))
         weights = None if sample_weight is None else _as_weights(sample_weight, len(features))
         groups = None if groups is None else _as_groups(groups, len(features))
         seed = _draw_seed(self.random_state)
         self.choice_: Choice | None = None
-        settings = settings_to_compare[0]
-        if len(settings_to_compare) > 1:
-            self.choice_ = choose(features, labels, settings_to_compare, weights, groups=groups, seed=seed)
+        settings = candidate_settings[0]
+        if len(candidate_settings) > 1:
+            self.choice_ = choose(features, labels, candidate_settings, weights, groups=groups, seed=seed)
             settings = self.choice_.settings
         if self.choice_ is not None and self.choice_.scores:
             self.head_: FittedHead = fit_calibrated(features, labels, settings, weights, groups, seed=seed)
@@ -213,8 +213,12 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
         tags.target_tags.two_d_labels = True
         return tags
 
-    def _settings_to_compare(self) -> list[HeadSettings]:
-        """The settings to choose from, the plain ones first; a single one where nothing is left open."""
+    def head_settings(self) -> list[HeadSettings]:
+        """The settings that `fit` compares, the plain ones first; a single one where nothing is left open.
+
+        Raises:
+            InputError: a setting is out of range.
+        """
         if self.noise_model != "auto":
             make_noise_model(self.noise_model, 1, 1)  # refuses an unknown name
         if self.q != "auto" and not (isinstance(self.q, Real) and 0 <= float(self.q) <= 1):

@@ -79,7 +79,15 @@ def score(
     vocabulary: Vocabulary,
     threshold: float = 0.5,
 ) -> Metrics:
-    """The scores of one distribution over labels; all in 0..1, None where nothing can be said."""
+    """The scores of one distribution over labels; all in 0..1, None where nothing can be said.
+
+    Args:
+        logits: of the distribution.
+        labels: 1, 0 and -1 or NaN for unknown.
+        counts: how many captions name each word, and how many captions each photo has; None without captions.
+        vocabulary: the labels.
+        threshold: the probability from which a label counts as predicted.
+    """
     ap = average_precision(logits, labels)
     count_ap = torch.full_like(ap, math.nan) if counts is None else count_average_precision(logits, *counts)
     groups, count_groups = (by_group(values, vocabulary.parts_of_speech) for values in (ap, count_ap))

@@ -1,4 +1,4 @@
-"""What is minimised on the observed logits: pure functions of logits and observed labels.
+"""The losses that training minimises on observed logits: pure functions of logits and observed labels.
 
 The composition is always objective o observe o noise model o classifier; the baseline has no noise model. The
 likelihood itself is `latent.negative_log_likelihood`.
@@ -17,8 +17,13 @@ def q_likelihood(
 ) -> Float[Tensor, "*R"]:
     """(1 - p(z)^q) / q of the observed label z; q -> 0 is the likelihood, q = 1 the mean absolute error.
 
-    On observed logits this is the generalised cross entropy of Zhang & Sabuncu (2018) seen through a noise model. Of a
-    soft label (between 0 and 1) it is the expectation.
+    On observed logits this is the generalised cross entropy of Zhang & Sabuncu (2018) seen through a noise model.
+
+    Args:
+        logits: observed logits.
+        labels: 1, 0, NaN or -1 for unknown; of a soft label (between 0 and 1) the loss is the expectation.
+        q: 0 to 1.
+        reduction: as of `negative_log_likelihood`.
 
     Raises:
         ValueError: `q` is outside [0, 1].

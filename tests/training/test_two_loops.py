@@ -69,9 +69,9 @@ def test_a_recipe_and_the_estimator_mean_the_same_method():
     for name, noise_model in RECIPES.items():
         if name == "mlcn":  # which the estimator does not offer: it always trains as long as with a noise model
             continue
-        (settings,) = NoisyLabelClassifier(noise_model)._settings_to_compare()
+        (settings,) = NoisyLabelClassifier(noise_model).head_settings()
         assert settings == settings_of(recipe(name)), name
-    assert NoisyLabelClassifier("auto")._settings_to_compare()[1] == JOINT
+    assert NoisyLabelClassifier("auto").head_settings()[1] == JOINT
 
 
 @pytest.mark.parametrize("name", RECIPES)

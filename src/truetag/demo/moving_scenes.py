@@ -73,7 +73,14 @@ def draw_clips(
 
 
 def approach(photo: Image.Image, rng: np.random.Generator, num_frames: int, size: int) -> Iterator[Image.Image]:
-    """The whole photo, then less and less of it, down to a random window of 60 to 90 % of each side."""
+    """The whole photo, then less and less of it, down to a random window of 60 to 90 % of each side.
+
+    Args:
+        photo: to approach.
+        rng: draws the window.
+        num_frames: how many frames.
+        size: side of each frame in pixels.
+    """
     side, (x, y) = rng.uniform(0.6, 0.9), rng.random(2)
     for time in np.linspace(0, 1, num_frames).tolist():
         width, height = (length * (1 + time * (side - 1)) for length in photo.size)

@@ -99,6 +99,12 @@ class Run:
 def create_run(folder: Path, config: TrainConfig, vocabulary: Vocabulary, preprocessing: Preprocessing) -> Run:
     """Make a run folder, whole or not at all.
 
+    Args:
+        folder: to be made.
+        config: the settings.
+        vocabulary: the labels.
+        preprocessing: what the backbone expects of a photo.
+
     Raises:
         InputError: it exists and is not empty.
     """

@@ -5,7 +5,17 @@ import pytest
 import torch
 from scipy import sparse
 
-from truetag.label_noise.validity import NUM_DEALS, _deal, _Evidence, share_of_valid, soft_labels, source_validity
+from truetag.data.stratify import unit_numbers
+from truetag.label_noise import validity
+from truetag.label_noise.validity import (
+    NUM_SHUFFLES,
+    PairEvidence,
+    Pairs,
+    caption_validity,
+    share_of_valid,
+    shuffle_captions,
+    soft_labels,
+)
 
 NUM_BAGS, NUM_WORDS, CAPTIONS = 600, 40, 4
 
@@ -27,7 +37,7 @@ def drawn(share, seed=0):
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.8])
 def test_the_share_of_valid_captions_is_found_and_they_score_higher(share):
     logits, words, bags, is_valid, _ = drawn(share)
-    found = source_validity(logits, words, bags)
+    found = caption_validity(logits, words, bags)
     assert found.share == pytest.approx(is_valid.mean(), abs=0.06)
     assert found.probabilities.mean() == pytest.approx(is_valid.mean(), abs=0.06)
     assert found.probabilities[is_valid].mean() > found.probabilities[~is_valid].mean() + 0.5
@@ -38,16 +48,16 @@ def test_the_share_of_valid_captions_is_found_and_they_score_higher(share):
 
 def test_clean_captions_are_left_alone():
     logits, words, bags, _, _ = drawn(1.0)
-    found = source_validity(logits, words, bags)
+    found = caption_validity(logits, words, bags)
     assert found.share > 0.97
     assert found.probabilities.mean() > 0.97
     hard = soft_labels(words, bags, np.ones(len(bags)), NUM_BAGS)
     assert (soft_labels(words, bags, found.probabilities, NUM_BAGS) - hard).abs().mean() < 0.01
 
 
-def test_captions_dealt_at_random_are_called_invalid():
+def test_captions_shuffled_at_random_are_called_invalid():
     logits, words, bags, _, _ = drawn(0.0)
-    found = source_validity(logits, words, bags)
+    found = caption_validity(logits, words, bags)
     assert found.share < 0.1
     assert found.probabilities.mean() < 0.1
 
@@ -61,22 +71,45 @@ def test_soft_labels_are_noisy_or_over_captions():
 
 def test_evidence_is_the_log_likelihood_ratio_of_independent_words():
     logits, words, _, _, _ = drawn(1.0)
-    features = _Evidence(logits, words).of_pairs(np.array([0, 5, 9]), np.array([3, 1, 0]))
+    pairs = Pairs(np.array([0, 5, 9]), np.array([3, 1, 0]))
+    evidence = PairEvidence(logits, words)(pairs)
     frequency = np.clip(words.toarray().mean(0), 1e-4, 1 - 1e-4)
-    for row, source, bag in zip(features, (0, 5, 9), (3, 1, 0), strict=True):
-        named, p = words.toarray()[source] == 1, torch.sigmoid(logits[bag]).numpy()
+    for index, (caption, bag) in enumerate(zip(*pairs, strict=True)):
+        named, p = words.toarray()[caption] == 1, torch.sigmoid(logits[bag]).numpy()
         ratio = np.where(named, np.log(p / frequency), np.log((1 - p) / (1 - frequency))).sum()
-        assert row[2] == pytest.approx(ratio, abs=1e-3)
-        assert row[5] == named.sum()
+        assert evidence.above_expected[index] == pytest.approx(ratio, abs=1e-3)
+        assert evidence.num_words[index] == named.sum()
 
 
-def test_a_deal_gives_every_caption_away_from_home():
+def test_every_caption_is_shuffled_to_bags_of_other_groups():
     rng = np.random.default_rng(0)
     bags = np.repeat(np.arange(50), 3)
-    sources, given = _deal(bags, rng)
-    assert len(sources) == NUM_DEALS * len(bags)
-    assert (bags[sources] != given).all()
-    assert (np.bincount(given) == 3 * NUM_DEALS).all()
+    shuffled = shuffle_captions(bags, np.arange(50), rng)
+    assert len(shuffled.captions) == NUM_SHUFFLES * len(bags)
+    assert (bags[shuffled.captions] != shuffled.bags).all()
+    assert (np.bincount(shuffled.bags) == 3 * NUM_SHUFFLES).all()
+    units = unit_numbers(50, [f"pair {bag // 2}" for bag in range(50)])
+    shuffled = shuffle_captions(bags, units, rng)
+    assert (units[bags[shuffled.captions]] != units[shuffled.bags]).all()
+
+
+def test_near_duplicates_share_a_fold(monkeypatch):
+    """No classifier of pairs is trained on a bag that it scores, nor on the bag's copy."""
+    logits, words, bags, _, _ = drawn(0.6)
+    groups = [f"pair {bag // 2}" for bag in range(len(logits))]
+    seen = []
+    original = validity.grouped_folds
+
+    def record(*values):
+        seen.append(original(*values))
+        return seen[-1]
+
+    monkeypatch.setattr(validity, "grouped_folds", record)
+    grouped = caption_validity(logits, words, bags, groups)
+    (folds,) = seen
+    assert (folds[::2] == folds[1::2]).all()
+    assert len(set(folds.tolist())) == 3
+    assert not np.array_equal(grouped.probabilities, caption_validity(logits, words, bags).probabilities)
 
 
 def test_the_share_is_not_pulled_down_by_the_luck_of_thresholds():
@@ -88,15 +121,15 @@ def test_the_share_is_not_pulled_down_by_the_luck_of_thresholds():
 def test_captions_without_words_and_single_bags():
     logits, words, bags, _, _ = drawn(0.6)
     empty = sparse.csr_array(words.shape)
-    assert np.isfinite(source_validity(logits, empty, bags).probabilities).all()
+    assert np.isfinite(caption_validity(logits, empty, bags).probabilities).all()
     with pytest.raises(ValueError, match="two bags or more"):
-        source_validity(logits[:1], words[:4], bags[:4] * 0)
+        caption_validity(logits[:1], words[:4], bags[:4] * 0)
     with pytest.raises(ValueError, match="expected logits"):
-        source_validity(logits, words[:5], bags)
+        caption_validity(logits, words[:5], bags)
 
 
 def test_the_seed_decides():
     logits, words, bags, _, _ = drawn(0.6)
-    first, again, other = (source_validity(logits, words, bags, seed).probabilities for seed in (1, 1, 2))
+    first, again, other = (caption_validity(logits, words, bags, seed=seed).probabilities for seed in (1, 1, 2))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)

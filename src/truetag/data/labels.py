@@ -95,7 +95,7 @@ def caption_counts(
     return counts, torch.tensor(num_captions, dtype=torch.int64)
 
 
-def source_words(rows: Rows, vocabulary: Vocabulary) -> tuple[sparse.csr_array, Int64[np.ndarray, "S"]]:
+def caption_words(rows: Rows, vocabulary: Vocabulary) -> tuple[sparse.csr_array, Int64[np.ndarray, "S"]]:
     """[S, K], 1 where a caption names a word, and the bag of each caption; rows without captions have none."""
     words_of_caption = _caption_matcher(vocabulary)
     bags: list[int] = []

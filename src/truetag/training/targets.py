@@ -17,7 +17,7 @@ from scipy import sparse
 from torch import Tensor
 
 from truetag.data.batches import FeatureBags, PhotoBags, frame_indices
-from truetag.data.labels import source_words as caption_words
+from truetag.data.labels import caption_words
 from truetag.io.tensors import State, read_tensors, write_tensors
 from truetag.label_noise.heads import out_of_sample_logits
 from truetag.label_noise.relabelling import (
@@ -29,8 +29,7 @@ from truetag.label_noise.relabelling import (
 )
 from truetag.label_noise.selection import NUM_ERRORS, candidates, choose
 from truetag.label_noise.settings import HeadSettings
-from truetag.label_noise.validity import naming_shares, soft_labels
-from truetag.label_noise.validity import source_validity as caption_validity
+from truetag.label_noise.validity import caption_validity, naming_shares, soft_labels
 from truetag.models.backbones import digest_weights
 from truetag.models.classifier import Classifier
 from truetag.models.features import cached_features, feature_spec
@@ -133,7 +132,7 @@ def learn_from_features(
     if captions is not None and len(np.unique(captions.bags)) >= 2:
         shares = _naming_shares(captions, labels)
         logits = out_of_sample_logits(features, shares, groups=groups, seed=config.seed).cpu()
-        validity = caption_validity(logits, captions.words, captions.bags, seed=config.seed)
+        validity = caption_validity(logits, captions.words, captions.bags, groups, config.seed)
         state["validity"] = torch.from_numpy(validity.probabilities)
         note["share_of_valid_captions"] = validity.share
         percent = 100 * validity.share

@@ -97,13 +97,13 @@ def test_a_label_without_contrast_is_finite_and_speaks_for_no_other(value):
 def test_slope_is_the_derivative_of_the_literal_likelihood():
     """p(z=1|s) = q10 + (1 - q01 - q10) sigmoid(a s + b), in every bin."""
     logits, labels = scored(2)
-    counts = rates._count(logits, labels, None)
+    counts = rates.count_by_score(logits, labels, None)
     estimates = torch.tensor([[0.3, -0.2, -1.0, -3.0], [-0.4, 0.5, -0.5, -2.0]]).double().requires_grad_()
     log_scale, shift, missing, incorrect = (value.unsqueeze(1) for value in estimates.unbind(1))
     present = (log_scale.exp() * counts.score + shift).sigmoid()
     observed = incorrect.sigmoid() + (1 - missing.sigmoid() - incorrect.sigmoid()) * present
     absent = counts.examples - counts.present
     (counts.present * observed.log() + absent * (1 - observed).log()).sum().backward()
-    gradient, information = rates._slope(counts, estimates.detach())
+    gradient, information = rates.slope(counts, estimates.detach())
     assert torch.allclose(gradient, estimates.grad)
     assert (torch.linalg.eigvalsh(information) > 0).all()

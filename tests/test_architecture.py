@@ -170,3 +170,13 @@ def test_nothing_is_unpickled():
 def test_modules_are_not_too_long():
     too_long = {name: len(path.read_text().splitlines()) for name, path in modules().items()}
     assert {name for name, count in too_long.items() if count > 420} == set()
+
+
+def test_public_functions_with_four_parameters_describe_them():
+    for name, path in modules().items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+                parameters = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+                described = [parameter for parameter in parameters if parameter.arg not in ("self", "cls", "ctx")]
+                if len(described) >= 4:
+                    assert "Args:" in (ast.get_docstring(node) or ""), f"{name}.{node.name}"

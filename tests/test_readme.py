@@ -42,7 +42,7 @@ def test_paper_table_names_things_that_exist():
     section = README.partition("## Paper and code")[2].partition("\n## ")[0]
     cells = [line.split("|")[2] for line in section.splitlines() if line.startswith("| ")][1:]
     names = [name for cell in cells for name in re.findall(r"`([^`]+)`", cell)]
-    assert {"latent.observe", "em", "mil-nmn-fd", "vgg16_fcn", "truetag reproduce"} <= set(names)
+    assert {"latent.observe", "em.run_em", "mil-nmn-fd", "vgg16_fcn", "truetag reproduce"} <= set(names)
     for name in names:
         if name.startswith("truetag "):
             assert name.removeprefix("truetag ") in COMMANDS

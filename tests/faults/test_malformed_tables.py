@@ -254,7 +254,7 @@ def run_folder(folder: Path) -> Path:
     (folder / "run" / "config.json").write_bytes(
         lines({"backbone": "test_resnet", "resolution": 32, "pooling": "mean"})
     )
-    photo = {"resolution": 32, "mean": [0.5] * 3, "std": [0.5] * 3}
+    photo = {"resolution": 32, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic"}
     (folder / "run" / "preprocessing.json").write_bytes(lines(photo))
     (folder / "run" / "vocabulary.tsv").write_bytes(b"dog\tNN\t3\n")
     open_run(folder / "run")

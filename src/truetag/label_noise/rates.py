@@ -7,7 +7,7 @@ quite sure, and the rates make up for that. Here the classifier is fixed. For ea
 
 in its logit s: the curve levels out at q10 where the label is surely absent and at 1 - q01 where it is surely present,
 and a and b, Platt's (1999) scale and shift, decide where "surely" begins. That identifies the rates as far as the
-scores get there. For many labels they do not, so labels share priors that are learnt from all of them (empirical Bayes):
+scores get there. For many labels they do not, so labels share priors, learnt from all of them (empirical Bayes):
 
 - q10 is normal on the log-odds scale, mean and deviation learnt: every label shows the low end of the curve.
 - q01 has a smallest value that all labels share and is exponential above it. The curve of a label that people often

@@ -26,7 +26,7 @@ faults: .venv/ready
 	$(BIN)/pytest tests/faults
 
 bench: .venv/ready
-	$(BIN)/python benchmarks/flickr8k.py --data $(DATA) --work runs/flickr8k
+	$(BIN)/python benchmarks/methods.py --flickr8k $(DATA) --work runs/methods
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

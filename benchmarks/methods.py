@@ -77,17 +77,17 @@ class Job:
     @property
     def is_recipe(self) -> bool:
         """Whether `truetag train` does it, through files."""
-        return self.data == "flickr8k" and self.method in RECIPES and _num_swapped(self.column) is not None
+        return self.data == "flickr8k" and self.method in RECIPES and num_swapped_in(self.column) is not None
 
     @property
     def exists(self) -> bool:
-        is_swap = _num_swapped(self.column) is not None and self.data == "flickr8k"
+        is_swap = num_swapped_in(self.column) is not None and self.data == "flickr8k"
         if self.method.startswith("mil"):
             return is_swap
         return is_swap or self.method != "upper bound"
 
 
-def _num_swapped(column: str) -> int | None:
+def num_swapped_in(column: str) -> int | None:
     if column == "clean":
         return 0
     return int(column.removeprefix("swap ")) if column.startswith("swap ") else None
@@ -125,7 +125,7 @@ def submit(benchmark: Benchmark, todo: list[Job], pool: ProcessPoolExecutor) -> 
     """Hand out the jobs, the product first; data are prepared while others are at work."""
     work = benchmark.work / "flickr8k"
     load("flickr8k", benchmark.flickr8k, benchmark.work)
-    swaps = {(_num_swapped(job.column) or 0, job.seed) for job in todo} | {(2, seed) for _, seed in TUNED_ON}
+    swaps = {(num_swapped_in(job.column) or 0, job.seed) for job in todo} | {(2, seed) for _, seed in TUNED_ON}
     list(pool.map(swapped_manifest, [work] * len(swaps), *zip(*swaps, strict=True)))
     started = [pool.submit(run, benchmark, job, 0.0) for job in todo if job.is_recipe]
     peers = [name for name in benchmark.methods if name in PEERS]
@@ -193,9 +193,9 @@ def run(benchmark: Benchmark, job: Job, value: float) -> str:
     row |= {"value": value, "commit": commit(), "by": "truetag train" if job.is_recipe else "features"}
     data = dataset(job.data, benchmark.flickr8k, benchmark.work)
     if job.is_recipe:
-        logits, metrics = train_recipe(data.work, job.method, _num_swapped(job.column) or 0, job.seed)
+        logits, metrics = train_recipe(data.work, job.method, num_swapped_in(job.column) or 0, job.seed)
         row["count_mean_ap"] = metrics["count_mean_ap"]
-        chosen = data.work / "runs" / f"swap{_num_swapped(job.column)}-seed{job.seed}" / job.method / "chosen.json"
+        chosen = data.work / "runs" / f"swap{num_swapped_in(job.column)}-seed{job.seed}" / job.method / "chosen.json"
         if chosen.exists():
             note = json.loads(chosen.read_text())
             choice = {"noise_model": note["chosen"]["noise_model"], "q": note["chosen"]["q"]}

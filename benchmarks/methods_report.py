@@ -149,7 +149,7 @@ def _describe(name: str, table: Table) -> list[str]:
     lines.append(_line("strongest published loss", [name for _, name in strongest]))
     lines += _heading("Differences of mean AP [95 %, paired bootstrap over test photos]", columns)
     for ours, theirs in DIFFERENCES:
-        cells = [_difference(table, column, ours, theirs) for column in columns]
+        cells = [difference_of(table, column, ours, theirs) for column in columns]
         if any(cell != "–" for cell in cells):
             lines.append(_line(f"{ours} − {theirs}", cells))
     swaps = [column for column in columns if ("upper bound", column) in table and column != "clean"]
@@ -185,7 +185,7 @@ def resampled_weights(num_examples: int) -> Float64[Tensor, "R N"]:
     return torch.cat([whole, resample_weights(num_examples, NUM_RESAMPLES, torch.Generator().manual_seed(0))])
 
 
-def _difference(table: Table, column: str, ours: str, theirs: str) -> str:
+def difference_of(table: Table, column: str, ours: str, theirs: str) -> str:
     """The difference of the means over the seeds that both have, and its interval."""
     rows = [{row["seed"]: row["resampled_ap"] for row in table.get((method, column), [])} for method in (ours, theirs)]
     shared = sorted(rows[0].keys() & rows[1].keys())

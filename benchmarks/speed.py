@@ -1,0 +1,171 @@
+"""Ratios of times, each of two or more ways to do the same, measured in turns in one process.
+
+    python benchmarks/speed.py pooling                                              (a minute on 2 cores)
+    python benchmarks/speed.py features --photos FLICKR8K/images                    (two minutes)
+    python benchmarks/speed.py decoding --clips CLIPS/clips                         (clips of make_clips.py; a minute)
+    python benchmarks/speed.py checkpoints --data MANIFEST --vocabulary V.tsv --work WORK     (ten minutes)
+    python benchmarks/speed.py clip-memory                                          (peak memory of a step; ten minutes)
+
+Expected: speed.md.
+"""
+
+import resource
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+import tyro
+from av.video.reformatter import VideoReformatter
+from PIL import Image
+from torch import Tensor
+
+from truetag import pooling as poolings
+from truetag.losses import q_likelihood
+from truetag.media.clips import NUM_FRAMES, sample_frames
+from truetag.media.files import MediaFiles, SkipList
+from truetag.models.backbones import digest_weights, load_backbone
+from truetag.models.classifier import Classifier
+from truetag.models.features import BATCH_SIZE, cached_features, feature_spec
+from truetag.training.recipes import recipe
+from truetag.training.train import train
+
+NUM_REGIONS, NUM_LABELS, RESOLUTION = 144, 1000, 565
+"""Of the paper's network on a frame."""
+
+
+def compare(contestants: dict[str, Callable[[], object]], rounds: int) -> None:
+    """Print the median seconds of each contestant, and their ratio to the first one's; the order rotates."""
+    names = list(contestants)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(rounds + 1):
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            started = time.perf_counter()
+            contestants[name]()
+            if number:  # the first round fills caches
+                seconds[name].append(time.perf_counter() - started)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    print(f"| way | seconds (median of {rounds}) | ratio to {names[0]} |\n|---|---|---|")
+    for name, value in medians.items():
+        print(f"| {name} | {value:.4g} | {value / medians[names[0]]:.3f} |")
+
+
+def pooling(rounds: int = 15) -> None:
+    """A clip's logit and its gradient: noisy-OR and other poolings against the mean."""
+    logits = torch.randn(1, NUM_FRAMES * NUM_REGIONS, NUM_LABELS) - 7
+    labels = (torch.rand(1, NUM_LABELS) < 0.02).float()
+    sharpness = torch.ones(NUM_LABELS)
+    ways: dict[str, Callable[[Tensor], Tensor]] = {
+        "mean": lambda o: poolings.mean(o, 1),
+        "noisy-OR": lambda o: poolings.noisy_or(o, 1),
+        "max": lambda o: poolings.maximum(o, 1),
+        "log-mean-exp": lambda o: poolings.log_mean_exp(o, 1, sharpness),
+        # Sec. 2.4 word for word, which loses small and large probabilities: for its time only
+        "noisy-OR in probabilities": lambda o: torch.logit(1 - (1 - o.sigmoid()).prod(1), eps=1e-6),
+    }
+
+    def step(pool: Callable[[Tensor], Tensor]) -> None:
+        q_likelihood(pool(logits.clone().requires_grad_()), labels, 0.0).backward()
+
+    compare({name: lambda pool=pool: step(pool) for name, pool in ways.items()}, rounds)
+
+
+def features(photos: Path, num_photos: int = 384, rounds: int = 3) -> None:
+    """Feature extraction against a bare timm loop, which keeps its results in memory."""
+    paths = sorted(photos.glob("*.jpg"))[:num_photos]
+    backbone, preprocessing = load_backbone("tf_efficientnet_lite0", "offline", 224)
+    classifier = Classifier(backbone, 1280, 1).eval()
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
+
+    def bare() -> np.ndarray:
+        batches = []
+        with torch.inference_mode():
+            for start in range(0, len(paths), BATCH_SIZE):
+                pixels = []
+                for path in paths[start : start + BATCH_SIZE]:
+                    photo = Image.open(path).convert("RGB").resize((224, 224), Image.Resampling.BICUBIC)
+                    pixels.append((torch.from_numpy(np.array(photo)).permute(2, 0, 1) / 255 - mean) / std)
+                batches.append(backbone.forward_features(torch.stack(pixels)).mean((2, 3)))  # pyright: ignore
+        return torch.cat(batches).numpy()
+
+    def ours() -> np.ndarray:
+        with tempfile.TemporaryDirectory() as folder:
+            spec = feature_spec(classifier, "tf_efficientnet_lite0", digest_weights(backbone), preprocessing)
+            files = MediaFiles([path.name for path in paths], paths, [None] * len(paths))
+            cached = cached_features(files, classifier, spec, SkipList(), Path(folder))
+            return np.array(cached.array[cached.rows, 0])
+
+    compare({"bare loop": bare, "truetag": ours}, rounds)
+    print(f"largest difference of a feature: {np.abs(ours() - bare()).max():.1e}")
+
+
+def decoding(clips: Path, num_clips: int = 100, rounds: int = 5) -> None:
+    """Frames of clips against bare PyAV loops that are given the numbers of the wanted frames."""
+    paths = sorted(clips.glob("*.mp4"))[:num_clips]
+
+    def wanted(path: Path) -> set[int]:
+        with av.open(str(path)) as container:
+            count = container.streams.video[0].frames
+        middles = ((2 * part + 1) * count // (2 * NUM_FRAMES) for part in range(NUM_FRAMES))
+        return set(range(count)) if count <= NUM_FRAMES else set(middles)
+
+    def plain(path: Path, numbers: set[int]) -> list[Image.Image]:
+        with av.open(str(path)) as container:
+            return [frame.to_image() for number, frame in enumerate(container.decode(video=0)) if number in numbers]
+
+    def tuned(path: Path, numbers: set[int]) -> list[Image.Image]:
+        """One thread and one converter per clip, and no frame decoded after the last wanted one."""
+        reformatter, frames = VideoReformatter(), []
+        with av.open(str(path)) as container:
+            container.streams.video[0].codec_context.thread_count = 1
+            for number, frame in enumerate(container.decode(video=0)):
+                if number in numbers:
+                    frames.append(reformatter.reformat(frame, format="rgb24").to_image())
+                if len(frames) == len(numbers):
+                    break
+        return frames
+
+    numbers = {path: wanted(path) for path in paths}
+    compare(
+        {
+            "tuned loop": lambda: [tuned(path, numbers[path]) for path in paths],
+            "truetag": lambda: [sample_frames(path) for path in paths],
+            "plain loop": lambda: [plain(path, numbers[path]) for path in paths],
+        },
+        rounds,
+    )
+
+
+def checkpoints(data: Path, vocabulary: Path, work: Path, epochs: int = 90, rounds: int = 3) -> None:
+    """Training a head on cached features, whose steps take milliseconds, with checkpoints at several intervals."""
+    config = replace(recipe("mlcn"), freeze_backbone=True, weights="offline", stage1_epochs=epochs)
+
+    def run(seconds: float) -> None:
+        shutil.rmtree(work / "run", ignore_errors=True)
+        train(replace(config, checkpoint_seconds=seconds), data, vocabulary, work / "run")
+
+    intervals = {"none but the first": 1e9, "every 60 s": 60.0, "every second": 1.0}
+    compare({name: lambda seconds=seconds: run(seconds) for name, seconds in intervals.items()}, rounds)
+
+
+def clip_memory(frames_at_a_time: int = 2) -> None:
+    """Peak memory of one step of the paper's network on a clip of the paper's size, in this process."""
+    backbone, _ = load_backbone("vgg16_fcn", "none", RESOLUTION)
+    classifier = Classifier(
+        backbone, 4096 + 512, NUM_LABELS, "noisy-or", dropout=0.5, frames_at_a_time=frames_at_a_time
+    )
+    clip = torch.randn(1, NUM_FRAMES, 3, RESOLUTION, RESOLUTION)
+    q_likelihood(classifier(clip)[0], torch.zeros(1, NUM_LABELS), 0.0, "sum_labels").backward()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(f"{NUM_FRAMES} frames of {RESOLUTION} x {RESOLUTION}, {frames_at_a_time} at a time: {peak / 1e9:.1f} GB")
+
+
+if __name__ == "__main__":
+    measurements = (pooling, features, decoding, checkpoints, clip_memory)
+    tyro.extras.subcommand_cli_from_dict({measure.__name__.replace("_", "-"): measure for measure in measurements})

@@ -1,0 +1,75 @@
+"""The comparison of methods: which rows it makes, in which order, how a peer's setting is chosen, and its table."""
+
+from pathlib import Path
+
+import methods
+import methods_report
+import pytest
+from contenders import METHODS, PEERS
+
+
+def benchmark(**changes):
+    return methods.Benchmark(Path("flickr8k"), Path("work"), **changes)
+
+
+def test_the_recipes_of_truetag_train_come_first_and_peers_are_on_features():
+    found = methods.jobs(benchmark(data=("flickr8k",), seeds=(0,), columns=("swap 2", "flip 0.1, 0.1")))
+    assert [(job.method, job.column) for job in found[:2]] == [("best", "swap 2"), ("best", "flip 0.1, 0.1")]
+    by_name = {(job.method, job.column): job for job in found}
+    assert by_name["best", "swap 2"].is_recipe
+    assert not by_name["best", "flip 0.1, 0.1"].is_recipe
+    assert not by_name["gce", "swap 2"].is_recipe
+    assert ("mil-star", "swap 2") in by_name
+    assert ("mil-star", "flip 0.1, 0.1") not in by_name  # a recipe only, and flips are made of tags
+    assert ("upper bound", "flip 0.1, 0.1") not in by_name  # nobody swapped a caption
+
+
+def test_seeds_are_the_outer_loop():
+    seeds = [job.seed for job in methods.jobs(benchmark(seeds=(0, 1)))]
+    assert seeds == sorted(seeds)
+
+
+def test_names_of_rows_are_file_names_of_their_own():
+    names = [job.name for job in methods.jobs(benchmark())]
+    assert len(set(names)) == len(names)
+    assert not any(set(name) & set(" ,/") for name in names)
+
+
+def test_a_peer_gets_the_value_with_the_highest_held_out_ap():
+    values = METHODS["gce"].values
+    aps = {("gce", index): ap for index, ap in enumerate((0.1, 0.3, 0.2))}
+    assert methods.best_value("gce", aps) == values[1]
+    assert all(len(METHODS[name].values) == 3 for name in PEERS)
+
+
+def test_the_readme_table_has_the_means_and_the_strongest_peer():
+    def rows(method, column, *values):
+        return {(method, column): [{"mean_ap": value, "seed": seed} for seed, value in enumerate(values)]}
+
+    table = {
+        **rows("mlcn-star", "clean", 0.25, 0.27),
+        **rows("best", "clean", 0.3),
+        **rows("gce", "clean", 0.26),
+        **rows("ll-r", "clean", 0.28),
+    }
+    lines = methods_report.readme_table(table)
+    cells = {line.split("|")[1].strip(): line.split("|")[2].strip() for line in lines if line.startswith("| ")}
+    assert cells["mlcn-star (fair baseline)"] == "26.00"
+    assert cells["strongest published loss"] == "28.00"
+    assert cells["**best**"] == "**30.00**"
+    assert cells["nmn-fi"] == "–"
+
+
+def test_a_difference_is_of_the_seeds_that_both_have():
+    def row(seed, *aps):
+        return {"seed": seed, "resampled_ap": list(aps)}
+
+    table = {("a", "clean"): [row(0, 0.3, 0.3), row(1, 0.9, 0.9)], ("b", "clean"): [row(0, 0.2, 0.2)]}
+    assert methods_report.difference_of(table, "clean", "a", "b") == "+10.00 [+10.00, +10.00]"
+    assert methods_report.difference_of(table, "swap 1", "a", "b") == "–"
+
+
+@pytest.mark.parametrize("column", ["clean", "swap 3"])
+def test_swapped_columns_name_their_number(column):
+    assert methods.num_swapped_in(column) == (0 if column == "clean" else 3)
+    assert methods.num_swapped_in("flip 0, 0.2") is None

@@ -5,7 +5,7 @@ removed. The realised rates go to the header of the manifest, the truth to `true
 """
 
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,8 +43,8 @@ def swap_captions(
     positions: list[tuple[int, int]] = []
     for _ in range(REDRAWS):  # which captions are drawn can decide whether they can be exchanged
         positions = _draw_positions(captions, num_swapped, generator)
-        given = _exchange(positions, [captions[i][j] for i, j in positions], own, generator)
-        if given is not None:
+        received = _exchange(positions, [captions[i][j] for i, j in positions], own, generator)
+        if received is not None:
             break
     else:
         image, most = Counter(i for i, _ in positions).most_common(1)[0]
@@ -54,9 +54,9 @@ def swap_captions(
         )
     swapped = [list(texts) for texts in captions]
     mask = [[False] * len(texts) for texts in captions]
-    for (i, j), source in zip(positions, given, strict=True):
-        from_image, from_place = positions[source]
-        swapped[i][j] = captions[from_image][from_place]
+    for (i, j), text in zip(positions, received, strict=True):
+        from_image, from_index = positions[text]
+        swapped[i][j] = captions[from_image][from_index]
         mask[i][j] = True
     return swapped, mask
 
@@ -155,9 +155,9 @@ def corrupt(
             f"{manifest}: is already corrupted ({shown(content.header['corruption'])}); start from its original"
         )
     words = None if vocabulary is None else read_vocabulary(vocabulary)
-    groups = _places(content, splits)
-    places = sorted(place for group in groups for place in group)
-    before = None if words is None else observed_labels(content.rows.select(places), words)
+    groups = _rows_by_split(content, splits)
+    rows = sorted(row for group in groups for row in group)
+    before = None if words is None else observed_labels(content.rows.select(rows), words)
     generator = torch.Generator().manual_seed(seed)
     parameters: dict[str, Any] = {} if vocabulary is None else {"vocabulary": vocabulary.name}
     realised: dict[str, float | None] = {}
@@ -173,19 +173,19 @@ def corrupt(
             after = flip_labels(before, **rates, generator=generator)
         else:
             after = keep_single_positive(before, generator)
-        changes = _relabel_rows(places, before, after, words)
+        changes = _tagged_rows(rows, before, after, words)
 
     def changed_rows() -> Iterator[Row]:
-        for place, row in enumerate(stream_rows(content.rows, FIELDS)):
-            if place in changes:
+        for index, row in enumerate(stream_rows(content.rows, FIELDS)):
+            if index in changes:
                 # truth that somebody gave is better than what was observed
                 given = {name: row[name] for name in ("true_captions", "true_tags") if row[name] is not None}
-                row |= {"true_captions": row["captions"]} | changes[place] | given
+                row |= {"true_captions": row["captions"]} | changes[index] | given
             yield row
 
     if words is not None and before is not None:
         # what a reader of the new file will see; as one column, so the rates are over all pairs
-        after = observed_labels((row for place, row in enumerate(changed_rows()) if place in changes), words)
+        after = observed_labels((row for index, row in enumerate(changed_rows()) if index in changes), words)
         rates = label_rates(before.reshape(-1, 1), after.reshape(-1, 1))
         for name, rate in zip(("missing_rate", "incorrect_rate"), rates, strict=True):
             realised[name] = None if rate.isnan() else float(rate)
@@ -198,52 +198,87 @@ def corrupt(
 def _draw_positions(captions: list[list[str]], num_swapped: int, generator: torch.Generator) -> list[tuple[int, int]]:
     device = generator.device
     draws = (torch.randperm(len(texts), generator=generator, device=device)[:num_swapped] for texts in captions)
-    return [(image, place) for image, drawn in enumerate(draws) for place in sorted(drawn.tolist())]
+    return [(image, index) for image, drawn in enumerate(draws) for index in sorted(drawn.tolist())]
 
 
 def _exchange(
     positions: list[tuple[int, int]], texts: list[str], own: list[set[str]], generator: torch.Generator
 ) -> list[int] | None:
-    """For each position the number of the text it receives, none of its own image; None if there is no such exchange.
+    """For each position the number of the text that it receives; None if there is no such exchange.
 
-    A random permutation, of which the few forbidden places are freed and matched again along augmenting paths.
+    A random permutation. Positions that would receive a text of their own image are freed, and matched again one by one
+    along augmenting paths, which move as few of the others as possible.
+
+    Args:
+        positions: image and caption of each text.
+        texts: what is exchanged.
+        own: the texts of each image, which it must not receive.
+        generator: decides the permutation.
     """
     device = generator.device
-    given: list[int | None] = list(torch.randperm(len(texts), generator=generator, device=device).tolist())
+    permutation: list[int] = torch.randperm(len(texts), generator=generator, device=device).tolist()
     order: list[int] = torch.randperm(len(texts), generator=generator, device=device).tolist()
-    holder: list[int | None] = [None] * len(texts)
-    free: list[int] = []
-    for position, text in enumerate(given):
-        assert text is not None
-        if texts[text] in own[positions[position][0]]:
-            free.append(position)
-            given[position] = None
-        else:
-            holder[text] = position
-    for start in free:
-        reached_from: dict[int, int] = {}
-        queue, unseen, end = deque([start]), order, None
-        while queue and end is None:
-            position = queue.popleft()
-            forbidden = own[positions[position][0]]
-            later: list[int] = []
-            for text in unseen:
-                if texts[text] in forbidden:
-                    later.append(text)
-                    continue
-                reached_from[text] = position
-                if (next_position := holder[text]) is None:
-                    end = text
-                    break
-                queue.append(next_position)
-            unseen = later
-        while end is not None:  # walk back: each position on the path takes the text found from it
-            position = reached_from[end]
-            previous, given[position], holder[end] = given[position], end, position
-            end = previous
-        if given[start] is None:
+
+    def is_own(position: int, text: int) -> bool:
+        return texts[text] in own[positions[position][0]]
+
+    received: list[int | None] = [None if is_own(*pair) else pair[1] for pair in enumerate(permutation)]
+    receiver: list[int | None] = [None] * len(texts)
+    for position, text in enumerate(received):
+        if text is not None:
+            receiver[text] = position
+    for start in [position for position, text in enumerate(received) if text is None]:
+        path = _augmenting_path(start, received, receiver, order, is_own)
+        if path is None:
             return None
-    return [text for text in given if text is not None]
+        for position, text in path:
+            received[position], receiver[text] = text, position
+    return [text for text in received if text is not None]
+
+
+def _augmenting_path(
+    start: int,
+    received: list[int | None],
+    receiver: list[int | None],
+    order: list[int],
+    is_own: Callable[[int, int], bool],
+) -> list[tuple[int, int]] | None:
+    """What each position on the shortest path from a freed position to a free text receives instead; None without one.
+
+    Args:
+        start: a position that has received no text.
+        received: the text of each position.
+        receiver: the position of each text.
+        order: in which texts are tried.
+        is_own: whether a position must not receive a text.
+    """
+    reached_from: dict[int, int] = {}
+    queue, unreached = deque([start]), order
+    while queue:
+        position = queue.popleft()
+        own_texts: list[int] = []
+        for text in unreached:
+            if is_own(position, text):
+                own_texts.append(text)
+                continue
+            reached_from[text] = position
+            next_position = receiver[text]
+            if next_position is None:
+                return _walk_back(text, reached_from, received)
+            queue.append(next_position)
+        unreached = own_texts
+    return None
+
+
+def _walk_back(free_text: int, reached_from: dict[int, int], received: list[int | None]) -> list[tuple[int, int]]:
+    """The path from its end: each position takes the text that was found from it, and passes its own one on."""
+    path: list[tuple[int, int]] = []
+    text: int | None = free_text
+    while text is not None:
+        position = reached_from[text]
+        path.append((position, text))
+        text = received[position]
+    return path
 
 
 def _per_label(name: str, rate: Rate, labels: Tensor) -> Tensor:
@@ -270,10 +305,10 @@ def _choose_kind(
             )
 
 
-def _places(content: Manifest, splits: tuple[str, ...]) -> list[list[int]]:
-    """The places of the rows of each split; splits that no row belongs to are left out."""
+def _rows_by_split(content: Manifest, splits: tuple[str, ...]) -> list[list[int]]:
+    """The row numbers of each split; splits that no row belongs to are left out."""
     names = [name or "train" for name in content.rows["split"]]
-    groups = [[place for place, name in enumerate(names) if name == split] for split in dict.fromkeys(splits)]
+    groups = [[row for row, name in enumerate(names) if name == split] for split in dict.fromkeys(splits)]
     if not any(groups):
         raise InputError(f"{content.path}: no row has a split of {', '.join(splits)}; has {shown(sorted(set(names)))}")
     return [group for group in groups if group]
@@ -285,29 +320,29 @@ def _swap_rows(
     """The new captions of each row, exchanged within its split, and the share of captions that is swapped."""
     changes: dict[int, Row] = {}
     moved: list[bool] = []
-    for places in groups:
-        rows = list(stream_rows(content.rows.select(places), ("id", "captions", "true_captions")))
+    for row_numbers in groups:
+        rows = list(stream_rows(content.rows.select(row_numbers), ("id", "captions", "true_captions")))
         for row in rows:
             if not row["captions"] or row["true_captions"]:
                 problem = "has no captions to swap" if not row["captions"] else "already has true_captions"
                 raise InputError(f"{content.path}: row {shown(row['id'])} {problem}")
         swapped, mask = swap_captions([row["captions"] for row in rows], num_swapped, generator)
-        changes |= {place: {"captions": captions} for place, captions in zip(places, swapped, strict=True)}
+        changes |= {row: {"captions": captions} for row, captions in zip(row_numbers, swapped, strict=True)}
         moved += [value for values in mask for value in values]
     return changes, sum(moved) / len(moved)
 
 
-def _relabel_rows(
-    places: list[int], before: Int8[Tensor, "N K"], after: Int8[Tensor, "N K"], vocabulary: Vocabulary
+def _tagged_rows(
+    rows: list[int], before: Int8[Tensor, "N K"], after: Int8[Tensor, "N K"], vocabulary: Vocabulary
 ) -> dict[int, Row]:
     """The rows as tags of the vocabulary; their captions go, or the labels could still be read from them."""
 
     def words_with(labels: Tensor, value: int) -> Iterator[list[str]]:
         for row in labels == value:
-            yield [vocabulary.words[place] for place in row.nonzero().flatten().tolist()]
+            yield [vocabulary.words[index] for index in row.nonzero().flatten().tolist()]
 
-    columns = zip(places, words_with(after, 1), words_with(after, -1), words_with(before, 1), strict=True)
+    columns = zip(rows, words_with(after, 1), words_with(after, -1), words_with(before, 1), strict=True)
     return {
-        place: {"captions": None, "tags": tags, "unknown_tags": unknown or None, "true_tags": true_tags}
-        for place, tags, unknown, true_tags in columns
+        row: {"captions": None, "tags": tags, "unknown_tags": unknown or None, "true_tags": true_tags}
+        for row, tags, unknown, true_tags in columns
     }

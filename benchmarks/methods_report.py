@@ -33,6 +33,13 @@ DIFFERENCES = (
     ("mil-nmn-fi", "mil-star"),
     ("mil-nmn-fd", "mil-star"),
 )
+EXPLANATIONS = {
+    "swap": "captions of five that are exchanged with other photos'",
+    "flip": "share of absent tags that are added and of present tags that are removed",
+    "one label": "all present tags but one are removed",
+    "missing by photo": "three in ten are removed, by odds of the photo",
+}
+"""What the columns that begin with a word are."""
 COMPARED = tuple(dict.fromkeys(name for pair in DIFFERENCES for name in pair))
 README_COLUMNS = ("clean", "swap 1", "swap 2", "swap 3", "swap 4", "flip 0, 0.6", "flip 0.02, 0.3", "flip 0.1, 0.1")
 COMMAND = "OMP_NUM_THREADS=1 python benchmarks/methods.py --flickr8k FLICKR8K --work WORK"
@@ -74,7 +81,7 @@ def readme_table(table: Table) -> list[str]:
         ("nmn-fi", "nmn-fi"),
         ("nmn-fd", "nmn-fd"),
         ("gce", "GCE"),
-        ("strongest", "strongest published loss"),
+        ("strongest", f"strongest of {_ran(table)} published losses"),
         ("best", "**best**"),
         ("upper bound", "mlcn-star without the swapped captions"),
     ):
@@ -108,6 +115,11 @@ def _header(rows: list[Row], tuned_on: Sequence[tuple[str, int]]) -> list[str]:
     commits = ", ".join(dict.fromkeys(row["commit"] for row in rows))
     torch_version = versions()["torch"]
     columns = " and ".join(f"`{column}`" for column, _ in tuned_on)
+    explained = "; ".join(
+        f"`{start}`, {text}"
+        for start, text in EXPLANATIONS.items()
+        if any(row["column"].startswith(start) for row in rows)
+    )
     return [
         "# Methods against corruptions",
         "",
@@ -115,9 +127,7 @@ def _header(rows: list[Row], tuned_on: Sequence[tuple[str, int]]) -> list[str]:
         "EfficientNet-Lite0 of the offline wheel, 500 most frequent words of the training captions, `dev.txt` scored "
         "with its own captions. In percent, mean ± standard deviation over seeds of corruption and training.",
         "",
-        "Columns: `swap`, captions of five that are exchanged with other photos'; `flip`, share of absent tags that "
-        "are added and of present tags that are removed; `one label`, all present tags but one are removed; `missing "
-        "by photo`, three in ten are removed, by odds of the photo.",
+        f"Columns: {explained}.",
         "",
         "On `clean` and `swap`, the recipes are `truetag train RECIPE --weights offline --freeze-backbone`. On `flip` "
         'and the rest, `best`, `mlcn-star`, `nmn-fi` and `nmn-fd` are `NoisyLabelClassifier()` with "auto", "none", '
@@ -138,15 +148,11 @@ def _describe(name: str, table: Table) -> list[str]:
     columns = [column for column in COLUMNS[name] if any(of == column for _, of in table)]
     order = list(dict.fromkeys((*RECIPES, *METHODS)))
     methods = [method for method in order if any((method, column) in table for column in columns)]
-    seeds = {
-        column: {row["seed"] for (_, of), part in table.items() if of == column for row in part} for column in columns
-    }
-    lines = ["", f"## {name}", ""]
-    lines.append("Seeds: " + ", ".join(f"{column} {len(of)}" for column, of in seeds.items()) + ".")
+    lines = ["", f"## {name}", "", f"Seeds: {_seeds(table, methods)}. A number without ± is of one seed."]
     lines += _heading("Mean AP", columns)
     lines += [_line(method, [_spread(table, method, column) for column in columns]) for method in methods]
     strongest = [_strongest(table, column) for column in columns]
-    lines.append(_line("strongest published loss", [name for _, name in strongest]))
+    lines.append(_line(f"strongest of {_ran(table)} published losses", [name for _, name in strongest]))
     lines += _heading("Differences of mean AP [95 %, paired bootstrap over test photos]", columns)
     for ours, theirs in DIFFERENCES:
         cells = [difference_of(table, column, ours, theirs) for column in columns]
@@ -179,6 +185,15 @@ def _describe(name: str, table: Table) -> list[str]:
     return lines
 
 
+def _seeds(table: Table, methods: list[str]) -> str:
+    """How many seeds each method has, methods with as many together."""
+    by_count: dict[str, list[str]] = {}
+    for method in methods:
+        counts = {len(part) for (of, _), part in table.items() if of == method}
+        by_count.setdefault(" to ".join(str(count) for count in sorted({min(counts), max(counts)})), []).append(method)
+    return "; ".join(f"{count} of {', '.join(names)}" for count, names in by_count.items())
+
+
 def resampled_weights(num_examples: int) -> Float64[Tensor, "R N"]:
     """How often each test photo is drawn: once in the first row, the test set as it is, then by resampling."""
     whole = torch.ones(1, num_examples, dtype=torch.float64)
@@ -208,6 +223,11 @@ def _percent(table: Table, method: str, column: str, key: str) -> str:
     return "–" if value is None else f"{100 * value:.1f}"
 
 
+def _ran(table: Table) -> int:
+    """How many published losses have rows here."""
+    return sum(any(method == peer for method, _ in table) for peer in PEERS)
+
+
 def _strongest(table: Table, column: str) -> tuple[float | None, str]:
     """Mean AP and name of the published loss with the highest one."""
     aps = {peer: value for peer in PEERS if (value := _mean(table, peer, column)) is not None}
@@ -229,8 +249,8 @@ def _spread(table: Table, method: str, column: str) -> str:
     values = [row["mean_ap"] for row in table.get((method, column), [])]
     if not values:
         return "–"
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{100 * statistics.mean(values):.2f} ± {100 * deviation:.2f}"
+    deviation = f" ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{100 * statistics.mean(values):.2f}{deviation}"
 
 
 def _choices(table: Table, column: str) -> str:
@@ -255,19 +275,36 @@ def _rounded(value: Any) -> Any:
 
 
 def _draw(tables: dict[str, Table], path: Path) -> None:
-    """Mean AP of a few methods over the columns of each data set."""
-    figure = Figure(figsize=(13, 4.2), layout="constrained")
-    axes = figure.subplots(1, len(COLUMNS), width_ratios=[2, 1])
-    for axis, (name, columns) in zip(axes, COLUMNS.items(), strict=True):
+    """Mean AP of a few methods, one panel for each data set and kind of corruption that has rows."""
+    panels = [
+        (name, kind, columns)
+        for name, table in tables.items()
+        for kind, columns in _kinds(dict.fromkeys(column for column in COLUMNS[name] if ("mlcn-star", column) in table))
+    ]
+    figure = Figure(figsize=(2 + 1.3 * sum(len(columns) for *_, columns in panels), 4.2), layout="constrained")
+    grid = figure.subplots(1, len(panels), squeeze=False, width_ratios=[len(columns) for *_, columns in panels])
+    for axis, (name, kind, columns) in zip(grid[0], panels, strict=True):
         for method in DRAWN:
             rows = {index: part for index, c in enumerate(columns) if (part := tables[name].get((method, c)))}
             values = [[100 * row["mean_ap"] for row in part] for part in rows.values()]
             deviations = [statistics.stdev(part) if len(part) > 1 else 0 for part in values]
             heights = [statistics.mean(part) for part in values]
-            axis.errorbar(list(rows), heights, deviations, label=method, marker="o", ms=4, lw=1)
-        axis.set_xticks(range(len(columns)), columns, rotation=35, ha="right")
-        axis.set_title(name)
-        axis.set_ylabel("mean AP, %")
+            line = "-" if kind == "swap" else ""  # only the numbers of swaps are in an order
+            axis.errorbar(list(rows), heights, deviations, label=method, marker="o", ms=4, lw=1, ls=line)
+        axis.set_xticks(range(len(columns)), columns)
+        axis.set_xlim(-0.5, len(columns) - 0.5)
+        axis.set_title(f"{name}, {kind}")
         axis.grid(alpha=0.3)
-    axes[0].legend(frameon=False)
+    grid[0, 0].set_ylabel("mean AP, %")
+    grid[0, 0].legend(frameon=False)
     figure.savefig(path, dpi=130)
+
+
+def _kinds(columns: Iterable[str]) -> list[tuple[str, list[str]]]:
+    """Columns by kind of corruption: none and swaps, flips, the rest."""
+    kinds: dict[str, list[str]] = {}
+    for column in columns:
+        start = column.split()[0]
+        kind = "swap" if start in ("clean", "swap") else "flip" if start == "flip" else "other"
+        kinds.setdefault(kind, []).append(column)
+    return list(kinds.items())

@@ -1,5 +1,6 @@
 """The comparison of methods: which rows it makes, in which order, how a peer's setting is chosen, and its table."""
 
+import json
 from pathlib import Path
 
 import methods
@@ -55,7 +56,7 @@ def test_the_readme_table_has_the_means_and_the_strongest_peer():
     lines = methods_report.readme_table(table)
     cells = {line.split("|")[1].strip(): line.split("|")[2].strip() for line in lines if line.startswith("| ")}
     assert cells["mlcn-star (fair baseline)"] == "26.00"
-    assert cells["strongest published loss"] == "28.00"
+    assert cells["strongest of 2 published losses"] == "28.00"
     assert cells["**best**"] == "**30.00**"
     assert cells["nmn-fi"] == "–"
 
@@ -67,6 +68,23 @@ def test_a_difference_is_of_the_seeds_that_both_have():
     table = {("a", "clean"): [row(0, 0.3, 0.3), row(1, 0.9, 0.9)], ("b", "clean"): [row(0, 0.2, 0.2)]}
     assert methods_report.difference_of(table, "clean", "a", "b") == "+10.00 [+10.00, +10.00]"
     assert methods_report.difference_of(table, "swap 1", "a", "b") == "–"
+
+
+def test_the_report_says_only_what_was_run(tmp_path):
+    (tmp_path / "rows").mkdir()
+    row = {"data": "flickr8k", "column": "swap 2", "of1": 0.5, "cf1": 0.4, "ece": 0.01, "commit": "abc", "value": None}
+    for method, seed, ap in (("mlcn-star", 0, 0.2), ("mlcn-star", 1, 0.4), ("ll-r", 0, 0.3)):
+        values = row | {"method": method, "seed": seed, "mean_ap": ap, "resampled_ap": [ap, ap]}
+        (tmp_path / "rows" / f"{method}-{seed}.json").write_text(json.dumps(values))
+    methods_report.write_report(tmp_path, tmp_path / "methods.md", [("swap 2", 100)])
+    text = (tmp_path / "methods.md").read_text()
+    assert "| mlcn-star | 30.00 ± 14.14 |" in text
+    assert "| ll-r | 30.00 |" in text  # one seed has no spread
+    assert "Seeds: 2 of mlcn-star; 1 of ll-r." in text
+    assert "`swap`, captions" in text
+    assert "`one label`" not in text
+    assert "## scenes" not in text
+    assert (tmp_path / "methods.png").stat().st_size > 0
 
 
 @pytest.mark.parametrize("column", ["clean", "swap 3"])

@@ -41,7 +41,6 @@ CANNOT_APPLY = {
     "check_classifier_not_supporting_multiclass": ONE_AXIS,
     "check_classifiers_classes": ONE_AXIS,
     "check_classifiers_one_label": ONE_AXIS,
-    "check_classifiers_one_label_sample_weights": ONE_AXIS,
     "check_classifiers_regression_target": ONE_AXIS,
     "check_classifiers_train": "the check expects one axis of predictions, and probabilities of two classes",
     "check_sample_weight_equivalence_on_dense_data": "training takes examples in batches: one drawn twice is in two",
@@ -168,7 +167,8 @@ def test_posterior_is_bayes_and_its_mean_over_observations_the_probability(data,
     assert np.allclose(observed * said + (1 - observed) * unsaid, p, rtol=0, atol=1e-6)
     assert (said > unsaid).all()
     assert np.array_equal(fitted.posterior(X, np.where(y == 1, 1, NAN)), np.where(y == 1, said, p))
-    assert np.array_equal(fitted.posterior(X, np.where(y == 1, 1, -1)), np.where(y == 1, said, p))
+    with pytest.raises(InputError, match=r"no label has a 0, which looks like the convention -1/\+1"):
+        fitted.posterior(X, np.where(y == 1, 1, -1))
 
 
 @pytest.mark.usefixtures("few_steps")
@@ -251,6 +251,85 @@ def test_a_handful_of_examples_is_enough_to_run(data):
         assert np.isfinite(fitted.predict_proba(X)).all()
 
 
+# --- forms of labels, names, and what is shown
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_a_data_frame_of_labels_gives_their_names_and_its_columns_may_come_in_another_order(data):
+    X, _, y = data
+    names = ["dog", "cat", "ant", "bee", "elk"]
+    table = pd.DataFrame(y, columns=names).astype("Int64")
+    table.iloc[:7, 2] = pd.NA
+    fitted = NoisyLabelClassifier("fi").fit(X, table)
+    assert fitted.label_names_in_.tolist() == names
+    assert np.array_equal(fitted.classes_, [[0, 1]] * K)
+    assert np.array_equal(fitted.posterior(X, table[names[::-1]]), fitted.posterior(X, table))
+    with pytest.raises(InputError, match="a table that lacks 'ant'"):
+        fitted.score(X, table.rename(columns={"ant": "fox"}))
+    assert not hasattr(fitted.fit(X, y), "label_names_in_")
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_lists_of_tags(data):
+    X, _, y = data
+    tags = np.array(["ant", "bee", "cat", "dog", "elk"])
+    lists = [set(tags[row == 1]) for row in y]
+    fitted, same = NoisyLabelClassifier("fi").fit(X, lists), NoisyLabelClassifier("fi").fit(X, y)
+    assert fitted.classes_.tolist() == fitted.label_names_in_.tolist() == tags.tolist()
+    assert np.array_equal(fitted.posterior(X, lists), same.posterior(X, y))
+    assert fitted.score(X, lists) == same.score(X, y)
+    with pytest.raises(InputError, match="expected tags that the model was trained on, got 'fox' at row 1"):
+        fitted.posterior(X[:2], [["dog"], ["ant", "fox"]])
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_one_column_is_one_label(data):
+    X, _, y = data
+    expected = NoisyLabelClassifier("fi").fit(X, y[:, :1])
+    for column in (y[:, 0], y[:, 0] == 1, y[:, 0].tolist(), pd.Series(y[:, 0] == 1, dtype="boolean")):
+        fitted = NoisyLabelClassifier("fi").fit(X, column)
+        assert np.array_equal(fitted.posterior(X, column), expected.posterior(X, y[:, :1]))
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_minus_one_is_unknown_for_good_once_a_model_was_trained_on_it(data):
+    X, _, y = data
+    some = y.copy()
+    some[::3] = -1
+    fitted = NoisyLabelClassifier("fi").fit(X, some)
+    assert np.array_equal(fitted.posterior(X[:1], some[:1]), fitted.predict_proba(X[:1]))
+    with pytest.raises(InputError, match="no label has a 0"):
+        NoisyLabelClassifier("fi").fit(X, y).score(X, 2 * y - 1)
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_set_output(data):
+    X, _, y = data
+    table = pd.DataFrame(X, index=[f"photo {row}" for row in range(N)])
+    labels = pd.DataFrame(y, columns=list("abcde"))
+    fitted = NoisyLabelClassifier("fi").fit(table.to_numpy(), labels)
+    arrays = fitted.predict_proba(X), fitted.predict(X), fitted.posterior(X, y)
+    fitted.set_output(transform="pandas")
+    frames = fitted.predict_proba(table), fitted.predict(table), fitted.posterior(table, y)
+    for array, frame in zip(arrays, frames, strict=True):
+        assert isinstance(array, np.ndarray)
+        pd.testing.assert_frame_equal(frame, pd.DataFrame(array, table.index, list("abcde")), check_column_type=False)
+    assert isinstance(clone(fitted).fit(X, labels).predict(X), pd.DataFrame)
+    assert isinstance(fitted.set_output(transform="default").predict(X), np.ndarray)
+    with pytest.raises(InputError, match="transform: expected 'default', 'pandas' or None, got 'polars'"):
+        fitted.set_output(transform="polars")
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_verbose_shows_every_head(data, monkeypatch, capsys):
+    X, _, y = data
+    monkeypatch.setattr("truetag.io.terminal._LINE_SECONDS", 0.0)
+    NoisyLabelClassifier(verbose=1).fit(X, y)
+    printed = capsys.readouterr().err
+    assert "training heads: 1/16 none, q = 0" in printed
+    assert "training heads: 16/16" in printed
+
+
 # --- inside scikit-learn
 
 
@@ -323,7 +402,7 @@ X4, Y4 = np.eye(4), np.eye(4, 2)
         (X4, np.inf * np.ones((4, 2)), r"got inf at row 0"),
         (X4, np.full((4, 2), "yes"), r"y: expected labels 1, 0, .*yes"),
         (X4, [[None, {}]] * 4, r"y: expected labels 1, 0"),
-        (X4, Y4[:, 0], r"y: expected shape \[4, number of labels\], .* got shape \(4,\)"),
+        (X4, Y4[:3, 0], r"y: expected shape \[4, number of labels\], .* got shape \(3, 1\)"),
         (X4, Y4[:3], r"got shape \(3, 2\)"),
         (X4, Y4[:, :0], r"got shape \(4, 0\)"),
         (X4, None, r"y is None"),

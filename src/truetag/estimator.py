@@ -13,8 +13,7 @@ from typing import Annotated, Any, Literal, final, no_type_check
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64, Int64
-from scipy import sparse
+from jaxtyping import Float32, Float64, Shaped
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -22,9 +21,11 @@ from torch import Tensor
 
 from truetag.errors import InputError
 from truetag.evaluation.ranking import average_precision, mean_over_labels
-from truetag.label_noise.heads import FittedHead, fit_head
+from truetag.io.terminal import Progress
+from truetag.label_noise.heads import NUM_FOLDS, FittedHead, fit_head
+from truetag.label_noise.observed_labels import observed_labels
 from truetag.label_noise.relabelling import fit_calibrated
-from truetag.label_noise.selection import Choice, candidates, choose
+from truetag.label_noise.selection import Choice, candidates, choose, describe
 from truetag.label_noise.settings import HeadSettings
 from truetag.latent import posterior_logits
 from truetag.noise_models import make_noise_model
@@ -33,15 +34,42 @@ from truetag.optimisation import INITIAL_INCORRECT_RATE, INITIAL_MISSING_RATE
 STAGE2_EPOCHS = 1 / 3
 """Epochs of stage 2, as a share of stage 1's."""
 _EXAMPLES_AT_A_TIME = 4096
+_HEADS_OF_CALIBRATED = NUM_FOLDS + 1
+
+
+class _NoProgress:
+    """Stands in for a progress bar that nobody asked for."""
+
+    done = 0
+
+    def __init__(self, what: str, total: int) -> None:
+        pass
+
+    def __enter__(self) -> "_NoProgress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def advance(self, count: int, text: str | None = None) -> None:
+        pass
 
 
 @final
 class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
     """A linear multi-label classifier of features, such as a network's embeddings, that expects labels to be wrong.
 
-    The labels `y` are 1, 0, and NaN or -1 for unknown, dense or scipy-sparse (where absent is 0 and unknown is a stored
-    -1). Unknown labels change nothing; a label that is never known counts as one that is never present. Mistakes in the
-    input raise `InputError`, a `ValueError`.
+    The labels `y` are one of
+
+    - a matrix of 1, 0, and NaN, None, pandas.NA or -1 for unknown: an array, a list of rows, a DataFrame, or
+      scipy-sparse (where absent is 0 and unknown is a stored -1);
+    - one column of these, for one label (the answers are still [N, 1]);
+    - for each example a set, list or tuple of its tags, or of its label numbers; None where nothing is known of it.
+      Lists of numbers that are all of the same length are the rows of a matrix: use sets where that may happen.
+
+    Unknown labels change nothing; a label that is never known counts as one that is never present. Where -1 probably
+    means absent (a label has -1 and no 0, or 0 is as rare as PASCAL VOC's "difficult"), it is refused: NaN is always
+    unknown. Mistakes in the input raise `InputError`, a `ValueError`.
 
     Args:
         noise_model: "none"; "fi", rates per label; "fd", rates that also depend on the features; "fd-shared", on the
@@ -62,6 +90,7 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
         layer_norm: normalise each example over its features first, as suits embeddings; None: from 64 features on.
         device: where heads are trained, as torch names it ("cpu", "cuda").
         random_state: decides the order of examples, dropout and what is held out; None: different each time.
+        verbose: 1 shows a progress bar on standard error, or a line every half minute where that is no terminal.
 
     Attributes:
         noise_rates_: [K, 2], the rates q01 = p(z=0|y=1) "missing" and q10 = p(z=1|y=0) "incorrect" of each label.
@@ -69,7 +98,10 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
             can be far off; for "fd" and "fd-shared" they are means over the training examples; for "none" they are 0.
         choice_: what "auto" chose, with the reason and every candidate's held-out AP; None for the others.
         head_: the classifier and its noise model, a `truetag.label_noise.heads.FittedHead`.
-        classes_: [K, 2], the values 0 and 1 of each label.
+        classes_: [K, 2], the values 0 and 1 of each label, as scikit-learn's scorers need them; where `y` is lists of
+            tags the tags themselves, sorted, as of `MultiLabelBinarizer`.
+        label_names_in_: [K], the names of the labels, where `y` has names: a DataFrame's columns, or sorted tags. The
+            columns of a later DataFrame are brought into this order.
         n_features_in_: D.
         feature_names_in_: names of the columns, where `X` has names.
 
@@ -99,6 +131,7 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
         layer_norm: bool | None = None,
         device: str = "cpu",
         random_state: int | np.random.RandomState | None = 0,
+        verbose: int = 0,
     ) -> None:
         self.noise_model = noise_model
         self.q = q
@@ -112,6 +145,7 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
         self.layer_norm = layer_norm
         self.device = device
         self.random_state = random_state
+        self.verbose = verbose
 
     def fit(
         self,
@@ -137,42 +171,41 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
         """
         candidate_settings = self.head_settings()
         features = self._features(X, reset=True)
-        labels = _as_labels(y, len(features))
+        given = observed_labels(y, len(features))
+        labels = given.matrix
         weights = None if sample_weight is None else _as_weights(sample_weight, len(features))
         groups = None if groups is None else _as_groups(groups, len(features))
         seed = _draw_seed(self.random_state)
-        self.choice_: Choice | None = None
-        settings = candidate_settings[0]
-        if len(candidate_settings) > 1:
-            self.choice_ = choose(features, labels, candidate_settings, weights, groups=groups, seed=seed)
-            settings = self.choice_.settings
-        if self.choice_ is not None and self.choice_.scores:
-            self.head_: FittedHead = fit_calibrated(features, labels, settings, weights, groups, seed=seed)
-        else:  # where there is too little to choose by there is too little to calibrate by
-            self.head_ = fit_head(features, labels, settings, weights, seed=seed)
+        self._train(features, labels, candidate_settings, weights, groups, seed)
         # one row per label, and not a list of rows: scorers look at the values, `cross_val_predict` at the shape
         self.classes_ = np.tile(np.array([0, 1]), (labels.shape[1], 1))
+        if given.is_tag_list:  # as of scikit-learn's MultiLabelBinarizer
+            self.classes_ = np.array(given.names)
+        if given.names is not None:
+            self.label_names_in_ = np.array(given.names, dtype=object)
+        elif hasattr(self, "label_names_in_"):
+            del self.label_names_in_
+        self._minus_one_is_unknown = given.has_minus_one
         self.noise_rates_ = _mean_rates(self.head_, features)
         return self
 
-    def predict_proba(self, X: Annotated[Any, "N D"]) -> Float64[np.ndarray, "N K"]:
+    def predict_proba(self, X: Annotated[Any, "N D"]) -> Annotated[Any, "N K"]:
         """p(y=1|x): each label is true of the example, whatever anybody said of it.
 
         Raises:
             InputError: `X` has a value that is NaN or infinite, or another number of features.
         """
-        check_is_fitted(self)
-        return self._logits(self._features(X)).sigmoid().numpy()
+        return self._named(self._probabilities(X), X)
 
-    def predict(self, X: Annotated[Any, "N D"]) -> Int64[np.ndarray, "N K"]:
+    def predict(self, X: Annotated[Any, "N D"]) -> Annotated[Any, "N K"]:
         """1 where p(y=1|x) is at least one half, else 0.
 
         Raises:
             InputError: as of `predict_proba`.
         """
-        return (self.predict_proba(X) >= 0.5).astype(np.int64)
+        return self._named((self._probabilities(X) >= 0.5).astype(np.int64), X)
 
-    def posterior(self, X: Annotated[Any, "N D"], y: Annotated[Any, "N K"]) -> Float64[np.ndarray, "N K"]:
+    def posterior(self, X: Annotated[Any, "N D"], y: Annotated[Any, "N K"]) -> Annotated[Any, "N K"]:
         """p(y=1|z,x): each label is true of the example, given that it was labelled `y` [Appendix Eq. 2].
 
         Where `y` is unknown it is p(y=1|x). So it is everywhere without a noise model: nothing is known then about how
@@ -184,12 +217,12 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
         """
         check_is_fitted(self)
         features = self._features(X)
-        labels = _as_labels(y, len(features), len(self.classes_))
+        labels = self._observed(y, len(features))
         logits = self._logits(features)
         for part in _parts(len(features)):
             if (log_q := self.head_.log_q(features[part])) is not None:
                 logits[part] = posterior_logits(logits[part], log_q.double().cpu(), labels[part])
-        return logits.sigmoid().numpy()
+        return self._named(logits.sigmoid().numpy(), X)
 
     def score(
         self, X: Annotated[Any, "N D"], y: Annotated[Any, "N K"], sample_weight: Annotated[Any, "N"] | None = None
@@ -199,10 +232,25 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
         Raises:
             InputError: as of `posterior`, or of `sample_weight` as of `fit`.
         """
-        probabilities = self.predict_proba(X)
-        labels = _as_labels(y, *probabilities.shape)
+        probabilities = self._probabilities(X)
+        labels = self._observed(y, len(probabilities))
         weights = None if sample_weight is None else _as_weights(sample_weight, len(probabilities))
         return mean_over_labels(average_precision(probabilities, labels, weights))
+
+    def set_output(self, *, transform: str | None = None) -> "NoisyLabelClassifier":
+        """What `predict_proba`, `predict` and `posterior` return.
+
+        "pandas": a DataFrame with the labels as columns and the index of `X`; "default": an array; None: no change.
+        scikit-learn passes this on to transformers alone: inside a Pipeline, ask its last step, `pipeline[-1]`.
+
+        Raises:
+            InputError: another word.
+        """
+        if transform not in (None, "default", "pandas"):
+            raise InputError(f"transform: expected 'default', 'pandas' or None, got {transform!r}")
+        if transform is not None:
+            self._sklearn_output_config = {"transform": transform}  # under this name `clone` keeps it
+        return self
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -247,6 +295,61 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
             return candidates(settings, q)
         return [replace(settings, noise_model=self.noise_model)]
 
+    def _train(
+        self,
+        features: Float32[Tensor, "N D"],
+        labels: Float32[Tensor, "N K"],
+        among: list[HeadSettings],
+        weights: Float32[Tensor, "N"] | None,
+        groups: list[Any] | None,
+        seed: int,
+    ) -> None:
+        """Choose if there is a choice, and train the head.
+
+        Args:
+            features: of each example.
+            labels: observed.
+            among: the settings to choose from.
+            weights: one per example.
+            groups: near-duplicates.
+            seed: decides what is held out, and the training.
+        """
+        self.choice_: Choice | None = None
+        settings = among[0]
+        with_progress = Progress if self.verbose else _NoProgress
+        num_heads = 1 if len(among) == 1 else len(among) + 2 * _HEADS_OF_CALIBRATED
+        with with_progress("training heads", num_heads) as progress:
+            if len(among) > 1:
+
+                def on_compared(settings: HeadSettings) -> None:
+                    progress.advance(_HEADS_OF_CALIBRATED if settings.train_on_posterior else 1, describe(settings))
+
+                self.choice_ = choose(
+                    features, labels, among, weights, groups=groups, seed=seed, on_compared=on_compared
+                )
+                settings = self.choice_.settings
+            if self.choice_ is not None and self.choice_.scores:
+                self.head_: FittedHead = fit_calibrated(features, labels, settings, weights, groups, seed=seed)
+            else:  # where there is too little to choose by there is too little to calibrate by
+                self.head_ = fit_head(features, labels, settings, weights, seed=seed)
+            progress.advance(num_heads - progress.done, describe(settings))
+
+    def _probabilities(self, X: Any) -> Float64[np.ndarray, "N K"]:
+        check_is_fitted(self)
+        return self._logits(self._features(X)).sigmoid().numpy()
+
+    def _observed(self, y: Any, num_examples: int) -> Float32[Tensor, "N K"]:
+        names = list(getattr(self, "label_names_in_", range(len(self.classes_))))
+        return observed_labels(y, num_examples, names, self._minus_one_is_unknown).matrix
+
+    def _named(self, values: Shaped[np.ndarray, "N K"], X: Any) -> Any:
+        """The values as `set_output` asks for them."""
+        if getattr(self, "_sklearn_output_config", {}).get("transform") != "pandas":
+            return values
+        import pandas as pd
+
+        return pd.DataFrame(values, index=getattr(X, "index", None), columns=getattr(self, "label_names_in_", None))
+
     def _features(self, X: Any, reset: bool = False) -> Float32[Tensor, "N D"]:
         try:
             with np.errstate(over="ignore"):  # what float32 cannot hold is said to be too large
@@ -257,26 +360,6 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
 
     def _logits(self, features: Float32[Tensor, "N D"]) -> Float64[Tensor, "N K"]:
         return torch.cat([self.head_(features[part]).double().cpu() for part in _parts(len(features))])
-
-
-def _as_labels(y: Any, num_examples: int, num_labels: int | None = None) -> Float32[Tensor, "N K"]:
-    """Observed labels as 1, 0, and NaN or -1."""
-    if y is None:
-        raise InputError("NoisyLabelClassifier requires y to be passed, but the target y is None")
-    values = y.toarray() if sparse.issparse(y) else np.asarray(y)
-    if values.ndim != 2 or not values.shape[1] or values.shape != (num_examples, num_labels or values.shape[1]):
-        expected = f"[{num_examples}, {num_labels or 'number of labels'}]"
-        raise InputError(f"y: expected shape {expected}, a row an example of X, got shape {values.shape}")
-    try:
-        values = values if values.dtype.kind in "biuf" else values.astype(np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"y: expected labels 1, 0, and NaN or -1 for unknown; {error}") from None
-    wrong = ~((values == 0) | (values == 1) | (values == -1) | np.isnan(values))
-    if wrong.any():
-        row, column = np.argwhere(wrong)[0]
-        got = f"{values[row, column]:g} at row {row}, column {column}"
-        raise InputError(f"y: expected labels 1, 0, and NaN or -1 for unknown; got {got}")
-    return torch.from_numpy(values.astype(np.float32))
 
 
 def _as_weights(sample_weight: Any, num_examples: int) -> Float32[Tensor, "N"]:

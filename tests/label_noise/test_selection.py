@@ -70,6 +70,22 @@ def test_without_a_label_to_choose_by_the_first_is_kept(value):
     assert "no label" in choice.reason
 
 
+@pytest.mark.parametrize(
+    ("num_examples", "frequencies", "reason"),
+    [
+        (12, [0.5, 0.5], "too few rows: 3 of 12 are held out, and 10 are needed"),
+        (120, [0.02, 0.02], "too few positives (the label with the most has 1 held-out, and 5 are needed)"),
+        (120, [0.98, 0.98], "too few negatives (the label with the most has 1 held-out, and 5 are needed)"),
+        (120, [0.98, 0.02], "no label has both 5 positives and 5 negatives held out"),
+    ],
+)
+def test_the_reason_says_what_is_too_few(num_examples, frequencies, reason):
+    labels = torch.stack([(torch.arange(num_examples) < f * num_examples).float() for f in frequencies], dim=1)
+    choice = choose(torch.zeros(num_examples, 2), labels, QUICK)
+    assert choice.reason == f"no label to choose by: {reason}"
+    assert choice.settings == PLAIN
+
+
 @pytest.mark.usefixtures("few_steps")
 def test_the_same_seed_chooses_the_same():
     features, labels = linear_truth()

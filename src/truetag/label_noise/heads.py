@@ -28,6 +28,10 @@ _SMALLEST_WEIGHT = 1e-30
 Objective = Callable[[Float[Tensor, "B K"], Float[Tensor, "B K"], float], Float[Tensor, "B K"]]
 
 
+NUM_FOLDS = 4
+"""Heads that are trained for out-of-sample logits."""
+
+
 @dataclass(frozen=True)
 class FittedHead:
     """A trained head, and the noise model that it was trained with."""
@@ -121,7 +125,7 @@ def out_of_sample_logits(
     settings: HeadSettings = HeadSettings(),
     weights: Float[Tensor, "N"] | None = None,
     groups: Sequence[Hashable] | None = None,
-    num_folds: int = 4,
+    num_folds: int = NUM_FOLDS,
     seed: int = 0,
 ) -> Float[Tensor, "N K"]:
     """True logits of each example from a head that was trained on the other folds.

@@ -6,7 +6,7 @@ increasing straight line, while the likelihood of the observed labels would rewa
 (The AUC, for which Menon et al. 2015 have such a line, prefers too small a q where many labels are incorrect.)
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -63,6 +63,7 @@ def choose(
     groups: Sequence[Hashable] | None = None,
     num_errors: float = NUM_ERRORS,
     seed: int = 0,
+    on_compared: Callable[[HeadSettings], None] | None = None,
 ) -> Choice:
     """Train each candidate on three quarters of the examples and compare them on the rest.
 
@@ -79,13 +80,14 @@ def choose(
         groups: near-duplicates, which stay on one side.
         num_errors: standard errors by which the best must beat the first.
         seed: decides what is held out, and the training.
+        on_compared: called after each candidate.
     """
     train_on = (labels if targets is None else targets).cpu()
     observed = torch.where(train_on >= 0, (train_on >= 0.5).to(torch.int8), -1)
     held_out = _hold_out(observed, groups, seed)
     compared = _comparable_labels(observed[held_out])
     if not compared.any():
-        return Choice(among[0], {}, f"no label has {FEWEST_EXAMPLES} held-out positives to choose by")
+        return Choice(among[0], {}, _why_none_is_comparable(observed[held_out], len(observed)))
     kept_weights = None if weights is None else weights[~held_out]
 
     def held_out_aps(settings: HeadSettings) -> Float64[Tensor, "J"]:
@@ -96,6 +98,8 @@ def choose(
             )
         else:
             fitted = fit_head(features[~held_out], train_on[~held_out], settings, kept_weights, seed=seed)
+        if on_compared is not None:
+            on_compared(settings)
         return average_precision(fitted(features[held_out]).cpu(), observed[held_out])[compared]
 
     aps = {settings: held_out_aps(settings) for settings in among}
@@ -125,6 +129,21 @@ def _hold_out(observed: Int8[Tensor, "N K"], groups: Sequence[Hashable] | None, 
 def _comparable_labels(observed: Int8[Tensor, "M K"]) -> Bool[Tensor, "K"]:
     present, absent = (observed == 1).sum(0), (observed == 0).sum(0)
     return (present >= FEWEST_EXAMPLES) & (absent >= FEWEST_EXAMPLES)
+
+
+def _why_none_is_comparable(observed: Int8[Tensor, "M K"], num_examples: int) -> str:
+    """What is too few, for a person who wonders why nothing was compared."""
+    if len(observed) < 2 * FEWEST_EXAMPLES:
+        rows = f"{len(observed)} of {num_examples} are held out, and {2 * FEWEST_EXAMPLES} are needed"
+        return f"no label to choose by: too few rows: {rows}"
+    most_present, most_absent = ((observed == value).sum(0).amax().item() for value in (1, 0))
+    lacking = [
+        f"too few {kind} (the label with the most has {most} held-out, and {FEWEST_EXAMPLES} are needed)"
+        for kind, most in (("positives", most_present), ("negatives", most_absent))
+        if most < FEWEST_EXAMPLES
+    ]
+    each = f"no label has both {FEWEST_EXAMPLES} positives and {FEWEST_EXAMPLES} negatives held out"
+    return f"no label to choose by: {' and '.join(lacking) or each}"
 
 
 def _decide(aps: dict[HeadSettings, Float64[Tensor, "J"]], plain: HeadSettings, num_errors: float) -> Choice:

@@ -154,13 +154,15 @@ def test_corrupt_swaps_within_a_split_and_keeps_the_originals(manifest: Path) ->
         assert all(int(new["id"]) in home for home in homes)
     with pytest.raises(InputError, match="already corrupted"):
         corrupt(out, manifest.parent / "again.jsonl", swap_captions=1)
-    assert corrupt(manifest, out, swap_captions=0) == {"captions_swapped": 0.0}
+    with pytest.raises(InputError, match=r"out: .* exists; add --overwrite"):
+        corrupt(manifest, out, swap_captions=0)
+    assert corrupt(manifest, out, swap_captions=0, overwrite=True) == {"captions_swapped": 0.0}
 
 
 def test_corrupt_is_reproducible(manifest: Path) -> None:
     texts = []
     for seed in (0, 0, 1):
-        corrupt(manifest, manifest.with_name("o.jsonl"), swap_captions=1, seed=seed)
+        corrupt(manifest, manifest.with_name("o.jsonl"), swap_captions=1, seed=seed, overwrite=True)
         texts.append(manifest.with_name("o.jsonl").read_text())
     assert texts[0] == texts[1] != texts[2]
 

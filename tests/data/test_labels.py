@@ -5,10 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from truetag.data import labels as labels_module
+from truetag.data import words as words_module
 from truetag.data.labels import caption_counts, label_matrix, observed_labels
 from truetag.data.manifest import Row, read_manifest, write_manifest
-from truetag.data.vocabulary import Vocabulary, tokenise
+from truetag.data.vocabulary import Vocabulary
+from truetag.data.words import tokenise
 from truetag.errors import InputError
 
 
@@ -116,6 +117,25 @@ def test_each_caption_and_each_entry_is_tokenised_once(monkeypatch: pytest.Monke
         texts.append(text)
         return tokenise(text)
 
-    monkeypatch.setattr(labels_module, "tokenise", recorded)
+    monkeypatch.setattr(words_module, "tokenise", recorded)
     observed_labels(ROWS, VOCABULARY)
     assert sorted(texts) == sorted([*VOCABULARY.words, *(text for row in ROWS for text in row.get("captions", []))])
+
+
+def test_an_alias_makes_its_word_present_in_captions_and_tags() -> None:
+    words = Vocabulary(("dog", "puppy", "car"), ("NN",) * 3, (1,) * 3, (("puppy", "hot rod dog"), (), ("hot rod",)))
+    rows: list[Row] = [
+        {"id": "1", "captions": ["A puppy"]},
+        {"id": "2", "tags": ["Puppy", "hot  rod"]},
+        {"id": "3", "captions": ["a hot-rod"], "unknown_tags": ["puppy"]},
+        {"id": "4", "captions": ["a dog"], "unknown_tags": ["puppy"]},
+    ]
+    assert observed_labels(rows, words).tolist() == [[1, 1, 0], [1, 1, 1], [-1, -1, 1], [1, -1, 0]]
+    assert caption_counts(rows[:1], words, "observed")[0].tolist() == [[1, 1, 0]]
+
+
+def test_words_are_found_in_text_without_blanks_the_longest_first() -> None:
+    words = vocabulary_of("狗", "热狗", "水", "น้ำ", "น")
+    rows: list[Row] = [{"id": "1", "captions": ["一只狗在水里。"]}, {"id": "2", "captions": ["热狗", "สุนัขในน้ำ"]}]
+    # the letter of น้ำ is not the word น: its mark belongs to it; that of ใน is
+    assert observed_labels(rows, words).tolist() == [[1, 0, 1, 0, 0], [0, 1, 0, 1, 1]]

@@ -116,7 +116,9 @@ def test_split_by_list_then_by_fraction(manifest: Path) -> None:
     groups = {}
     for row in content.rows.select(range(58)):
         assert groups.setdefault(row["group"], row["split"]) == row["split"]
-    split(out, out, test_fraction=0.1)
+    with pytest.raises(InputError, match=r"out: .* exists; add --overwrite"):
+        split(out, out, test_fraction=0.1)
+    split(out, out, test_fraction=0.1, overwrite=True)
     assert read_manifest(out).rows["split"][:2] == ["test", "test"]
 
 

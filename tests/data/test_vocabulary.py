@@ -1,6 +1,7 @@
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,18 +16,17 @@ from truetag.data.vocabulary import (
     build_vocabulary,
     closed_class,
     make_vocabulary,
-    normalise,
     read_vocabulary,
     tag_with_spacy,
-    tokenise,
     write_vocabulary,
 )
+from truetag.data.words import normalise, tokenise
 from truetag.errors import InputError
 
 PAPER_WORDS = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "visual_concepts" / "vocab_words.txt"
 ROWS: list[Row] = [
     {"id": "1", "image": "1", "split": "train", "captions": ["A dog and a cat.", "The Dog runs"]},
-    {"id": "2", "image": "2", "split": "train", "captions": ["a cat"], "tags": ["not counted"]},
+    {"id": "2", "image": "2", "split": "train", "captions": ["a cat"], "tags": ["golden retriever"]},
     {"id": "3", "image": "3", "split": "train", "tags": [" Teddy  BEAR", "dog", ""]},
     {"id": "4", "image": "4", "split": "test", "captions": ["zebra zebra zebra zebra"]},
 ]
@@ -41,7 +41,7 @@ def manifest(tmp_path: Path) -> Path:
 
 def test_counts_are_summed_and_ties_are_alphabetical() -> None:
     vocabulary = build_vocabulary(ROWS[:3], 5)
-    assert vocabulary.words == ("a", "dog", "cat", "and", "runs")
+    assert vocabulary.words == ("a", "dog", "cat", "and", "golden retriever")
     assert vocabulary.counts == (3, 3, 2, 1, 1)
     assert vocabulary.parts_of_speech == ("DT", "-", "-", "Others", "-")
     assert build_vocabulary(ROWS[:3], 99).words[-2:] == ("teddy bear", "the")
@@ -98,21 +98,21 @@ def test_without_spacy_auto_says_how_to_get_it(manifest: Path, monkeypatch: pyte
         vocabulary = make_vocabulary(manifest, out, 2)
     assert vocabulary.parts_of_speech == ("DT", "-")
     with pytest.raises(InputError, match=r'pip install "truetag\[pos\]"'):
-        make_vocabulary(manifest, out, 2, part_of_speech="spacy")
+        make_vocabulary(manifest, out, 2, part_of_speech="spacy", overwrite=True)
 
 
 def test_make_vocabulary_takes_the_train_split_or_the_one_asked_for(manifest: Path) -> None:
     out = manifest.parent / "deep" / "v.tsv"
     assert "zebra" not in make_vocabulary(manifest, out, 100, part_of_speech="none").words
     assert read_vocabulary(out).words[:3] == ("a", "dog", "cat")
-    assert make_vocabulary(manifest, out, 100, "test", "none").words == ("zebra",)
+    assert make_vocabulary(manifest, out, 100, "test", "none", overwrite=True).words == ("zebra",)
     write_manifest(manifest, [row | {"split": None} for row in ROWS])
-    assert make_vocabulary(manifest, out, 1, part_of_speech="none").words == ("zebra",)
+    assert make_vocabulary(manifest, out, 1, part_of_speech="none", overwrite=True).words == ("zebra",)
     with pytest.raises(InputError, match="no row has split 'dev'"):
-        make_vocabulary(manifest, out, 1, "dev", "none")
+        make_vocabulary(manifest, out, 1, "dev", "none", overwrite=True)
     write_manifest(manifest, [{"id": "1", "image": "1"}])
     with pytest.raises(InputError, match="neither captions nor tags"):
-        make_vocabulary(manifest, out, 1, part_of_speech="none")
+        make_vocabulary(manifest, out, 1, part_of_speech="none", overwrite=True)
 
 
 def test_parts_of_speech_from_an_existing_list(manifest: Path) -> None:
@@ -185,3 +185,99 @@ def test_vocabulary_files_that_cannot_be_read(tmp_path: Path) -> None:
         read_vocabulary(tmp_path / "v.tsv")
     with pytest.raises(InputError, match="as many distinct words"):
         Vocabulary(("dog", "dog"), ("NN", "NN"), (1, 1))
+
+
+def test_an_alias_survives_the_file(tmp_path: Path) -> None:
+    vocabulary = Vocabulary(("dog", "hot rod"), ("NN", "-"), (3, 0), (("puppy", "little dog"), ()))
+    write_vocabulary(tmp_path / "v.tsv", vocabulary)
+    assert (tmp_path / "v.tsv").read_text() == "dog\tNN\t3\tpuppy\tlittle dog\nhot rod\t-\t0\n"
+    assert read_vocabulary(tmp_path / "v.tsv") == vocabulary
+    with pytest.raises(InputError, match="expected aliases for 1 words, got 2"):
+        Vocabulary(("dog",), ("NN",), (1,), ((), ()))
+
+
+def made(folder: Path, rows: list[Row], **options: Any) -> Vocabulary:
+    write_manifest(folder / "m.jsonl", [{"id": str(i), "image": f"{i}.jpg"} | row for i, row in enumerate(rows)])
+    return make_vocabulary(
+        folder / "m.jsonl", folder / "v.tsv", **{"part_of_speech": "none", "overwrite": True} | options
+    )
+
+
+def test_what_stands_for_nothing_is_no_word(tmp_path: Path) -> None:
+    rows: list[Row] = [{"tags": ["nan", "None", " NULL ", "n/a", "dog"]}, {"captions": ["nan", "nan bread", "N/A"]}]
+    assert made(tmp_path, rows).words == ("bread", "dog", "nan")
+
+
+def test_tags_of_rows_with_captions_count(tmp_path: Path) -> None:
+    rows: list[Row] = [{"captions": ["a dog runs"], "tags": ["golden retriever"]}] * 2
+    vocabulary = made(tmp_path, rows)
+    assert vocabulary.counts[vocabulary.index["golden retriever"]] == 2
+
+
+def test_captions_without_blanks_need_a_list_of_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows: list[Row] = [{"captions": ["一只狗在水里"]}, {"captions": ["สุนัขในน้ำ", "热狗"]}]
+    message = "got Chinese or Japanese and Thai captions without blanks .* add --words FILE"
+    with pytest.raises(InputError, match=message):
+        made(tmp_path, [{"captions": ["一只狗在水里"]}, {"captions": ["สุนัขในน้ำ"]}])
+    english: list[Row] = [{"captions": ["a dog runs on the wet grass of a park"]}]
+    assert "dog" in made(tmp_path, [{"captions": ["一只狗在水里"]}, *english]).words
+    assert "warning" in capsys.readouterr().err
+    made(tmp_path, [{"captions": ["一 只 狗 在 水 里"]}])
+    assert capsys.readouterr().err == ""
+    (tmp_path / "words.txt").write_text("狗\n热狗\nน้ำ\nzebra\nwet grass\n", encoding="utf-8")
+    vocabulary = made(tmp_path, [*rows, *english], words=tmp_path / "words.txt")
+    assert dict(zip(vocabulary.words, vocabulary.counts, strict=True)) == {"wet grass": 1, "น้ำ": 1, "热狗": 1, "狗": 1}
+
+
+def test_some_parts_of_speech_stop_words_and_a_lowest_count(tmp_path: Path) -> None:
+    rows: list[Row] = [{"captions": ["the dog and the red cat run", "a dog and a cat", "zebra"]}]
+    known = tmp_path / "known.txt"
+    known.write_text("dog, NN, 1\ncat, NN, 1\nzebra, NN, 1\nred, JJ, 1\nrun, VB, 1\n")
+    assert made(tmp_path, rows, keep="NN", part_of_speech=known, size=2).words == ("cat", "dog")
+    assert made(tmp_path, rows, keep="nn, JJ", part_of_speech=known).words == ("cat", "dog", "red", "zebra")
+    assert made(tmp_path, rows, stop_words="english").words == ("cat", "dog", "red", "run", "zebra")
+    assert made(tmp_path, rows, min_count=2).words == ("a", "and", "cat", "dog", "the")
+    (tmp_path / "stop.txt").write_text("The\nand\n")
+    assert made(tmp_path, rows, stop_words=tmp_path / "stop.txt", min_count=2).words == ("a", "cat", "dog")
+    for options, text in (
+        ({"keep": "NN"}, "keep: expected words with parts of speech"),
+        ({"keep": "NN,XX"}, "keep: expected some of VB,NN,.*, got 'XX'"),
+        ({"min_count": 0}, "min_count: expected at least 1, got 0"),
+        ({"min_count": 99}, "the options leave out every word"),
+    ):
+        with pytest.raises(InputError, match=text):
+            made(tmp_path, rows, **options)
+
+
+def test_changes_merge_rename_imply_add_and_drop(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows: list[Row] = [{"captions": ["two dogs", "a dog", "a puppy", "puppies", "doggo", "teddy bear"]}]
+    table = tmp_path / "changes.csv"
+    table.write_text(
+        "word,action,to\ndogs,merge,dog\npuppies,merge,puppy\npuppy,imply,dog\ndoggo,rename,good dog\n"
+        "teddy bear,add,\na,drop\n"
+    )
+    options = {"changes": table, "stop_words": "english"}
+    assert made(tmp_path, rows, dry_run=True, **options).words == made(tmp_path, rows, **options).words
+    vocabulary = read_vocabulary(tmp_path / "v.tsv")
+    assert dict(zip(vocabulary.words, zip(vocabulary.counts, vocabulary.aliases, strict=True), strict=True)) == {
+        "dog": (4, ("dogs", "puppies", "puppy")),
+        "puppy": (2, ("puppies",)),
+        "bear": (1, ()),
+        "good dog": (1, ("doggo",)),
+        "teddy": (1, ()),
+        "teddy bear": (1, ()),
+    }
+    err = capsys.readouterr().err
+    assert "dog: 1 -> 4 (with dogs, puppies, puppy)" in err
+    assert "dogs: 1 -> left out" in err
+    assert "teddy bear: not in it -> 1" in err
+    assert made(tmp_path, rows, size=1, changes=table).words == ("teddy bear",)
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
+    made(tmp_path, [{"tags": ["dog"]}], dry_run=True, overwrite=False)
+    assert not (tmp_path / "v.tsv").exists()
+    made(tmp_path, [{"tags": ["dog"]}])
+    with pytest.raises(InputError, match="exists; add --overwrite"):
+        made(tmp_path, [{"tags": ["cat"]}], overwrite=False)
+    assert read_vocabulary(tmp_path / "v.tsv").words == ("dog",)

@@ -6,12 +6,22 @@ import resource
 import subprocess
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
 
 from truetag.errors import InputError
-from truetag.io.files import claimed, locked, readable, remove_leftovers, replacing, write_json, write_text
+from truetag.io.files import (
+    claimed,
+    locked,
+    readable,
+    refuse_existing,
+    remove_leftovers,
+    replacing,
+    write_json,
+    write_text,
+)
 from truetag.io.tensors import read_tensors, write_tensors
 
 
@@ -164,3 +174,12 @@ def test_names_that_are_no_utf8_can_be_written(tmp_path):
     name = b"caf\xe9.jpg".decode("utf-8", "surrogateescape")
     write_text(tmp_path / "a.txt", name)
     assert (tmp_path / "a.txt").read_text() == readable(name) == r"caf\udce9.jpg"
+
+
+def test_a_file_is_replaced_only_if_that_was_asked_for(tmp_path: Path) -> None:
+    out = tmp_path / "v.tsv"
+    refuse_existing(out, overwrite=False)
+    out.write_text("dog")
+    refuse_existing(out, overwrite=True)
+    with pytest.raises(InputError, match=r"out: .*v\.tsv exists; add --overwrite to replace it"):
+        refuse_existing(out, overwrite=False)

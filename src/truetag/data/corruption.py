@@ -17,6 +17,7 @@ from truetag.data.labels import observed_labels
 from truetag.data.manifest import FIELDS, Manifest, Row, read_manifest, relative_root, stream_rows, write_manifest
 from truetag.data.vocabulary import Vocabulary, read_vocabulary
 from truetag.errors import InputError
+from truetag.io.files import refuse_existing
 from truetag.io.text import shown
 
 REDRAWS = 20
@@ -123,6 +124,7 @@ def corrupt(
     vocabulary: Path | None = None,
     splits: tuple[str, ...] = ("train", "validation"),
     seed: int = 0,
+    overwrite: bool = False,
 ) -> dict[str, float | None]:
     """Write a corrupted copy of a manifest; exactly one kind of corruption.
 
@@ -141,13 +143,16 @@ def corrupt(
         vocabulary: the labels; needed unless captions are swapped.
         splits: the splits to corrupt; a row without a split counts as train.
         seed: of the random numbers.
+        overwrite: replace `out` if it exists.
 
     Returns:
         The realised rates: over captions, and over all pairs of a photo and a vocabulary word (None where undefined).
 
     Raises:
-        InputError: not exactly one kind is asked for, the manifest is already corrupted, or it lacks what is needed.
+        InputError: not exactly one kind is asked for, the manifest is already corrupted, it lacks what is needed, or
+            `out` exists.
     """
+    refuse_existing(out, overwrite)
     kind = _choose_kind(swap_captions, missing_rate, incorrect_rate, single_positive)
     content = read_manifest(manifest)
     if "corruption" in content.header:

@@ -1,10 +1,10 @@
 """From rows and a vocabulary to label matrices: 1 present, 0 absent, -1 unknown.
 
 A caption names an entry of the vocabulary if the entry's words are consecutive tokens of the caption; a tag matches an
-entry as a whole. The `true_*` fields are read for the source "true" alone, so training cannot see them by accident.
+entry as a whole. An alias of an entry makes it present, too. The `true_*` fields are read for the source "true" alone,
+so training cannot see them by accident.
 """
 
-from collections import defaultdict
 from collections.abc import Callable
 from typing import Literal
 
@@ -16,7 +16,8 @@ from torch import Tensor
 
 from truetag.data.manifest import Rows, stream_rows
 from truetag.data.rows import Row
-from truetag.data.vocabulary import Vocabulary, normalise, tokenise
+from truetag.data.vocabulary import Vocabulary
+from truetag.data.words import normalise, word_matcher
 from truetag.errors import InputError
 from truetag.io.text import shown
 
@@ -49,16 +50,17 @@ def label_matrix(rows: Rows, vocabulary: Vocabulary, source: LabelSource) -> Int
         InputError: a row has no captions or tags of this source.
     """
     words_of_caption = _caption_matcher(vocabulary)
-    index = vocabulary.index
+    labels_of_name = vocabulary.labels_of_name
     present: list[tuple[int, int]] = []
     unknown: list[tuple[int, int]] = []
     num_rows = 0
     for num_rows, row in enumerate(stream_rows(rows, _fields(source)), start=1):
         captions, tags, unknown_tags = _evidence(row, source)
-        named = {index[tag] for tag in map(normalise, tags) if tag in index}
+        named = {label for tag in map(normalise, tags) for label in labels_of_name.get(tag, ())}
         named.update(*map(words_of_caption, captions))
         present += [(num_rows - 1, label) for label in named]
-        unknown += [(num_rows - 1, index[tag]) for tag in map(normalise, unknown_tags) if tag in index]
+        doubtful = {label for tag in map(normalise, unknown_tags) for label in labels_of_name.get(tag, ())}
+        unknown += [(num_rows - 1, label) for label in doubtful]
     labels = torch.zeros(num_rows, len(vocabulary), dtype=torch.int8)
     for cells, value in ((unknown, -1), (present, 1)):  # in this order: present wins
         if cells:
@@ -140,25 +142,9 @@ def _evidence(row: Row, source: LabelSource) -> tuple[list[str], list[str], list
 
 
 def _caption_matcher(vocabulary: Vocabulary) -> Callable[[str], set[int]]:
-    """A function from a caption to the indices of the vocabulary entries that it names."""
-    single: defaultdict[str, list[int]] = defaultdict(list)
-    several: defaultdict[str, list[tuple[list[str], int]]] = defaultdict(list)
-    for label, word in enumerate(vocabulary.words):
-        tokens = tokenise(word)
-        if len(tokens) == 1:
-            single[tokens[0]].append(label)
-        elif tokens:
-            several[tokens[0]].append((tokens, label))
-
-    def words_of_caption(caption: str) -> set[int]:
-        tokens = tokenise(caption)
-        distinct = set(tokens)
-        labels = {label for token in distinct & single.keys() for label in single[token]}
-        for first in distinct & several.keys():
-            starts = [start for start, token in enumerate(tokens) if token == first]
-            for entry, label in several[first]:
-                if any(tokens[start : start + len(entry)] == entry for start in starts):
-                    labels.add(label)
-        return labels
-
-    return words_of_caption
+    """A function from a caption to the indices of the labels that it names."""
+    if not vocabulary.aliases:
+        return word_matcher(vocabulary.words)
+    names_in = word_matcher(list(vocabulary.labels_of_name))
+    labels = list(vocabulary.labels_of_name.values())
+    return lambda caption: {label for name in names_in(caption) for label in labels[name]}

@@ -11,6 +11,7 @@ from truetag.data.manifest import FIELDS, Rows, read_manifest, relative_root, st
 from truetag.data.stratify import stratified_split
 from truetag.data.vocabulary import build_vocabulary
 from truetag.errors import InputError
+from truetag.io.files import refuse_existing
 from truetag.io.text import require_file, shown, text_lines
 
 MAX_LABELS = 500  # the most frequent words, whose shares a draw keeps
@@ -64,6 +65,7 @@ def split(
     validation_fraction: float = 0.0,
     test_fraction: float = 0.0,
     seed: int = 0,
+    overwrite: bool = False,
 ) -> dict[str, int]:
     """Write a copy of a manifest with its rows divided into splits.
 
@@ -75,13 +77,16 @@ def split(
             a split counts as train.
         test_fraction: share of the same train rows to move to `test`.
         seed: of the random draw.
+        overwrite: replace `out` if it exists.
 
     Returns:
         The number of rows in each split ("" for rows without one).
 
     Raises:
-        InputError: no list and no fraction is given, a list is malformed, or a fraction leaves a split without rows.
+        InputError: no list and no fraction is given, a list is malformed, or a fraction leaves a split without rows, or
+            `out` exists.
     """
+    refuse_existing(out, overwrite)
     fractions = {"validation": validation_fraction, "test": test_fraction}
     if not lists and not any(fractions.values()):
         raise InputError("split: expected lists, validation_fraction or test_fraction, got none of them")

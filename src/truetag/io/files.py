@@ -92,6 +92,16 @@ def refuse_overwriting(out: Path, *inputs: Path | None) -> None:
             raise InputError(f"out: {out} is an input; give another name")
 
 
+def refuse_existing(out: Path, overwrite: bool) -> None:
+    """Refuse to replace a file unless that was asked for.
+
+    Raises:
+        InputError: `out` exists, and `overwrite` is False.
+    """
+    if out.exists() and not overwrite:
+        raise InputError(f"out: {out} exists; add --overwrite to replace it")
+
+
 @contextmanager
 def locked(path: Path, refusal: str | None = None) -> Iterator[None]:
     """Hold the lock file `path`; the system releases the lock when the process ends, however it ends.

@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as hnp
 from sklearn.metrics import f1_score, precision_score, recall_score
 
 from truetag.errors import InputError
-from truetag.evaluation.decisions import calibration_error, decision_scores
+from truetag.evaluation.decisions import best_threshold, calibration_error, decision_scores
 
 NAN = math.nan
 
@@ -69,6 +69,49 @@ class TestDecisionScores:
     def test_mistakes(self, probabilities, labels, threshold, message):
         with pytest.raises(InputError, match=message):
             decision_scores(probabilities, labels, threshold)
+
+
+class TestBestThreshold:
+    @settings(max_examples=100, deadline=None)
+    @given(st.integers(1, 8), st.integers(1, 3), st.sampled_from((np.float32, np.float64)), st.data())
+    def test_no_other_threshold_has_a_higher_f1(self, num_examples, num_labels, kind, data):
+        shape = (num_examples, num_labels)
+        some = [0.0, 0.3, np.nextafter(kind(0.3), kind(1)), 0.5, 0.8, 1.0]
+        probabilities = data.draw(hnp.arrays(kind, shape, elements=st.sampled_from([float(kind(p)) for p in some])))
+        labels = data.draw(hnp.arrays(np.int64, shape, elements=st.integers(-1, 1)))
+        threshold = best_threshold(probabilities, labels)
+        if not (labels == 1).any():
+            assert threshold == 0.5
+            return
+        tried = [decision_scores(probabilities, labels, float(t))["of1"] for t in np.unique(probabilities)]
+        assert decision_scores(probabilities, labels, threshold)["of1"] == pytest.approx(max(tried), abs=1e-12)
+
+    def test_by_hand(self):
+        # accepting 0.9: F1 2/4; also 0.8: 2/5; also 0.6: 4/6; also 0.6 and 0.2: 6/8; also 0.1: 6/9
+        probabilities = [[0.9, 0.8], [0.6, 0.2], [0.1, 0.05]]
+        labels = [[1, 0], [1, 1], [0, 0]]
+        assert best_threshold(probabilities, labels) == pytest.approx(0.15)
+        assert best_threshold(torch.tensor(probabilities), labels) == pytest.approx(0.15)
+        labels[1][1] = -1
+        assert best_threshold(probabilities, labels) == pytest.approx(0.35)
+
+    def test_equal_probabilities_are_accepted_together(self):
+        assert best_threshold([[0.5], [0.5], [0.5], [0.4]], [[1], [0], [0], [1]]) == pytest.approx(0.2)
+
+    def test_a_weight_counts_as_so_many_examples(self):
+        rng = np.random.default_rng(0)
+        probabilities, labels = rng.random((30, 2)), rng.integers(0, 2, (30, 2))
+        times = rng.integers(0, 4, 30)
+        copies = probabilities.repeat(times, axis=0), labels.repeat(times, axis=0)
+        repeated, weighted = best_threshold(*copies), best_threshold(probabilities, labels, times)
+        assert decision_scores(*copies, repeated)["of1"] == decision_scores(*copies, weighted)["of1"]
+        assert weighted != best_threshold(probabilities, labels)
+
+    def test_mistakes(self):
+        with pytest.raises(InputError, match="weights: expected 1, one per example, got 2"):
+            best_threshold([[0.5]], [[1]], [1, 1])
+        with pytest.raises(InputError, match=r"expected values in 0..1 .* got 3"):
+            best_threshold([[3.0]], [[1]])
 
 
 class TestCalibrationError:

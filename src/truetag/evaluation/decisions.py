@@ -7,7 +7,10 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from truetag.errors import InputError
-from truetag.evaluation.arrays import ArrayLike, as_matrices, known_labels
+from truetag.evaluation.arrays import ArrayLike, as_matrices, as_tensor, known_labels
+
+DEFAULT_THRESHOLD = 0.5
+"""The threshold where no known label is positive, so that there is no F1 to choose by."""
 
 
 def decision_scores(
@@ -49,6 +52,42 @@ def decision_scores(
         "cf1": _harmonic_mean(precision, recall),
         "threshold": threshold,
     }
+
+
+def best_threshold(
+    probabilities: Annotated[ArrayLike, "N K"],
+    labels: Annotated[ArrayLike, "N K"],
+    weights: Annotated[ArrayLike, "N"] | None = None,
+) -> float:
+    """The one threshold for all labels whose decisions [p(y=1) >= threshold] have the highest overall F1 (`of1`).
+
+    Every threshold that makes a difference is tried. The result lies halfway between the lowest probability that is
+    accepted and the next lower one; where several are as good, it is the highest. `labels` are 1, 0, and NaN or -1 for
+    unknown, and unknown ones are ignored. `weights` are of the examples, not negative. Where nothing known is positive,
+    it is 0.5. Choose it on examples that the probabilities were not trained on; noisy labels will do.
+
+    Raises:
+        InputError: shapes disagree, a probability is not in 0..1, or a label is none of the above.
+
+    >>> best_threshold([[0.75, 0.5], [0.25, 0.0]], [[1, 1], [0, 0]])
+    0.375
+    """
+    probabilities, positive, known = _as_decisions(probabilities, labels)
+    each = torch.ones(len(probabilities)) if weights is None else as_tensor(weights, "weights", 1)
+    if each.shape != probabilities.shape[:1]:
+        raise InputError(f"weights: expected {len(probabilities)}, one per example, got {len(each)}")
+    probabilities = probabilities if probabilities.is_floating_point() else probabilities.double()
+    each = each.to(positive).unsqueeze(1).expand_as(positive)[known]
+    ranked, order = probabilities[known].sort(descending=True)
+    correct = (positive[known] * each)[order].cumsum(0)
+    if not len(ranked) or correct[-1] == 0:
+        return DEFAULT_THRESHOLD
+    following = torch.cat([ranked[1:], ranked.new_zeros(1)])
+    f1 = 2 * correct / (each[order].cumsum(0) + correct[-1])
+    f1[:-1][ranked[:-1] == following[:-1]] = -1  # equal probabilities are accepted together
+    last = f1.argmax()
+    halfway = (ranked[last] + following[last]) / 2
+    return float(halfway if halfway > following[last] else ranked[last])  # two neighbouring floats have nothing between
 
 
 def calibration_error(

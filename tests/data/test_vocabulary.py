@@ -14,6 +14,7 @@ from truetag.data.vocabulary import (
     Vocabulary,
     build_vocabulary,
     closed_class,
+    function_words,
     make_vocabulary,
     normalise,
     read_vocabulary,
@@ -185,3 +186,15 @@ def test_vocabulary_files_that_cannot_be_read(tmp_path: Path) -> None:
         read_vocabulary(tmp_path / "v.tsv")
     with pytest.raises(InputError, match="as many distinct words"):
         Vocabulary(("dog", "dog"), ("NN", "NN"), (1, 1))
+
+
+def test_function_words_go_by_the_part_of_speech_and_by_closed_classes_without_one():
+    def of(*entries):
+        words, parts = zip(*entries, strict=True)
+        return function_words(Vocabulary(words, parts, (1,) * len(words)))
+
+    assert of(
+        ("the", "DT"), ("dog", "NN"), ("in", "-"), ("is", "VB"), ("runs", "VB"), ("has", "-"), ("swiftly", "Others")
+    ) == [*("the", "in", "is", "has", "swiftly")]
+    assert of(("like", "VB"), ("on sale", "IN"), ("cat", "-")) == []  # said to be a verb; a tag of two words
+    assert of(("on", "-"), ("off", "-")) == []  # a vocabulary of nothing else

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from truetag.data.manifest import read_manifest
+from truetag.data.vocabulary import Vocabulary, write_vocabulary
 from truetag.errors import InputError
 from truetag.media.photos import read_photo
 from truetag.models.building import load_classifier
@@ -20,7 +21,7 @@ from truetag.prediction.predict import predict
 
 def test_tags_are_the_classifiers_probabilities(tiny, tiny_run, tmp_path):
     photos = sorted((tiny / "photos").glob("test-*.jpg"))
-    assert predict(tiny_run.folder, photos, tmp_path / "p.parquet", threshold=0.0) == len(photos)
+    assert predict(tiny_run.folder, photos, tmp_path / "p.parquet", threshold=0.0, function_words=True) == len(photos)
     rows = pq.read_table(tmp_path / "p.parquet").to_pylist()
     classifier = load_classifier(tiny_run)
     with torch.inference_mode():
@@ -56,7 +57,7 @@ def test_a_folder_a_manifest_and_files_agree(tiny, tiny_run, tmp_path):
 def test_every_kind_of_table_says_the_same(tiny, tiny_run, tmp_path, suffix):
     photos = sorted((tiny / "photos").glob("test-*.jpg"))[:3]
     out = tmp_path / f"p{suffix}"
-    predict(tiny_run.folder, photos, out, top_k=2)
+    predict(tiny_run.folder, photos, out, top_k=2, function_words=True)
     match suffix:
         case ".csv":
             tags = [row["tags"].split(";") for row in csv.DictReader(out.read_text().splitlines())]
@@ -119,3 +120,47 @@ def test_prediction_never_loads_the_noise_model():
     """Not only by the imports as written: in a fresh interpreter the module is not there."""
     code = "import sys, truetag.prediction.predict; sys.exit('truetag.noise_models' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def read_rows(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def copy_of(run, folder, parts=None):
+    """A copy of a run, with other parts of speech if they are given."""
+    shutil.copytree(run.folder, folder)
+    if parts is not None:
+        write_vocabulary(folder / "vocabulary.tsv", Vocabulary(run.vocabulary.words, parts, run.vocabulary.counts))
+    return folder
+
+
+def test_the_threshold_of_the_run_is_used_and_said(tiny, tiny_run, tmp_path, capsys):
+    folder = copy_of(tiny_run, tmp_path / "run")
+    for content, words in (
+        ('{"threshold": 0.31}', "threshold: 0.310, which training chose"),
+        (None, "0.500, the run has"),
+    ):
+        (folder / "threshold.json").write_text(content) if content else (folder / "threshold.json").unlink()
+        predict(folder, [tiny / "photos"], tmp_path / "p.jsonl")
+        assert words in capsys.readouterr().err
+        threshold = 0.31 if content else 0.5
+        predict(folder, [tiny / "photos"], tmp_path / "q.jsonl", threshold=threshold)
+        assert "threshold:" not in capsys.readouterr().err
+        assert read_rows(tmp_path / "p.jsonl") == read_rows(tmp_path / "q.jsonl")
+        assert any(row["tags"] for row in read_rows(tmp_path / "p.jsonl")) or threshold == 0.5
+    (folder / "threshold.json").write_text('{"threshold": 7}')
+    with pytest.raises(InputError, match=r"threshold\.json: threshold: expected a probability between 0 and 1, got 7"):
+        predict(folder, [tiny / "photos"], tmp_path / "p.jsonl")
+
+
+def test_function_words_are_left_out_before_the_top_k(tiny, tiny_run, tmp_path, capsys):
+    words = tiny_run.vocabulary.words
+    parts = ("DT", "PRP", "IN", "Others", *["NN"] * (len(words) - 4))
+    folder = copy_of(tiny_run, tmp_path / "run", parts)
+    predict(folder, [tiny / "photos"], tmp_path / "p.jsonl", top_k=3)
+    predict(folder, [tiny / "photos"], tmp_path / "all.jsonl", threshold=0.0, function_words=True)
+    said = capsys.readouterr().err
+    assert said.count("4 function words are not written as tags") == 1
+    for row, full in zip(read_rows(tmp_path / "p.jsonl"), read_rows(tmp_path / "all.jsonl"), strict=True):
+        assert len(full["tags"]) == len(words)
+        assert row["tags"] == [tag for tag in full["tags"] if tag not in words[:4]][:3]

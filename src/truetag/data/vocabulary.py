@@ -42,6 +42,7 @@ _CLOSED_CLASSES = {
     "VB": "am is are was were be been being has have had having do does did doing",
 }
 _CLOSED_WORDS = {word: part for part, words in _CLOSED_CLASSES.items() for word in words.split()}
+_FUNCTION_PARTS = {"DT", "PRP", "IN", "Others"}
 # Penn Treebank tags by their prefix; the rest (RB, RP, CC, CD, MD, WDT, TO, ..) are Others
 _PENN_PREFIXES = {"VB": "VB", "NN": "NN", "JJ": "JJ", "DT": "DT", "PDT": "DT", "PRP": "PRP", "IN": "IN"}
 
@@ -128,6 +129,27 @@ def build_vocabulary(rows: Rows, size: int, tag_words: TagWords | None = None) -
 def closed_class(word: str) -> str | None:
     """The part of speech of a closed-class word or a number; None for every other word."""
     return "Others" if word.isdecimal() else _CLOSED_WORDS.get(word)
+
+
+def function_words(vocabulary: Vocabulary) -> list[str]:
+    """The words that name nothing: articles, pronouns, prepositions, adverbs and their like, and forms of be, have, do.
+
+    A word without a part of speech is judged by the closed classes. Entries of several words are tags that somebody
+    wrote, and a vocabulary in which nothing else is left was meant as it is: neither has any.
+
+    >>> function_words(Vocabulary(("a", "dog", "is", "on sale"), ("DT", "NN", "VB", "IN"), (9, 5, 4, 1)))
+    ['a', 'is']
+    """
+    parts = (
+        closed_class(word) if part == UNTAGGED else part
+        for word, part in zip(vocabulary.words, vocabulary.parts_of_speech, strict=True)
+    )
+    words = [
+        word
+        for word, part in zip(vocabulary.words, parts, strict=True)
+        if " " not in word and (part in _FUNCTION_PARTS or (part == "VB" and closed_class(word) == "VB"))
+    ]
+    return words if len(words) < len(vocabulary) else []
 
 
 def tag_with_spacy(contexts: Mapping[str, Sequence[str]]) -> dict[str, str]:

@@ -5,18 +5,23 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
 import torch
 
+import truetag.prediction.predict
 from truetag.data.manifest import read_manifest
 from truetag.data.vocabulary import Vocabulary, write_vocabulary
 from truetag.errors import InputError
+from truetag.media.files import Reading
 from truetag.media.photos import read_photo
 from truetag.models.building import load_classifier
 from truetag.prediction.inference import predict_manifest
 from truetag.prediction.predict import predict
+from truetag.training.train import train
 
 
 def test_tags_are_the_classifiers_probabilities(tiny, tiny_run, tmp_path):
@@ -114,6 +119,57 @@ def test_a_frozen_run_predicts_the_same_from_cache_and_from_photos(tiny, tiny_ru
     assert len(prediction.skips) == 0
     assert prediction.features.shape == (16, load_classifier(tiny_run).head.weight.shape[1])
     assert prediction.logits.shape == (16, len(tiny_run.vocabulary))
+
+
+@pytest.fixture
+def frozen_run(tiny, tiny_config, tmp_path):
+    config = replace(tiny_config, freeze_backbone=True, noise_model="none", stage2_epochs=0)
+    return train(config, tiny / "swapped.jsonl", tiny / "vocabulary.tsv", tmp_path / "frozen")
+
+
+def test_a_frozen_run_tags_from_the_cache_as_from_photos(tiny, frozen_run, tmp_path, monkeypatch):
+    """A photo that cannot be read stands between the others, and the second command goes on within the list."""
+    photos = sorted((tiny / "photos").glob("*.jpg"))
+    inputs = [*photos[:40], tmp_path / "broken.jpg", *photos[40:]]
+    inputs[40].write_text("no photo")
+    options = {"threshold": 0.0, "function_words": True}
+    reading = Reading(cache=tmp_path / "cache")
+    predict(frozen_run.folder, inputs[:60], tmp_path / "half.jsonl", reading=reading, **options)  # fills a part
+    predict(frozen_run.folder, inputs, tmp_path / "cached.jsonl", reading=reading, **options)
+    assert (tmp_path / "cached.jsonl.skipped.jsonl").read_text().count("broken.jpg") == 2  # its id and its path
+    monkeypatch.setattr("truetag.models.features.shutil.disk_usage", lambda folder: SimpleNamespace(free=0))
+    reading = Reading(cache=tmp_path / "no room")
+    predict(frozen_run.folder, inputs, tmp_path / "photos.jsonl", reading=reading, **options)
+    cached, plain = read_rows(tmp_path / "cached.jsonl"), read_rows(tmp_path / "photos.jsonl")
+    assert [row["path"] for row in cached] == [row["path"] for row in plain] == list(map(str, photos))
+    for row, expected in zip(cached, plain, strict=True):
+        got = dict(zip(row["tags"], row["probabilities"], strict=True))
+        assert got == pytest.approx(dict(zip(expected["tags"], expected["probabilities"], strict=True)), abs=2e-6)
+
+
+def test_photos_that_training_has_cached_are_not_decoded_again(tiny, frozen_run, tmp_path, monkeypatch):
+    monkeypatch.setattr("truetag.media.files.read_photo", lambda *arguments: pytest.fail("a photo was decoded"))
+    photos = sorted((tiny / "photos").glob("train-*.jpg"))
+    assert predict(frozen_run.folder, photos, tmp_path / "p.jsonl") == len(photos)
+
+
+def test_a_stopped_prediction_from_the_cache_goes_on(tiny, frozen_run, tmp_path, monkeypatch):
+    photos, options = sorted((tiny / "photos").glob("*.jpg")), {"threshold": 0.0, "function_words": True}
+    predict(frozen_run.folder, photos, tmp_path / "whole.jsonl", **options)
+    choose_tags, calls = truetag.prediction.predict._choose_tags, []
+
+    def stop_at_the_second(*arguments):
+        calls.append(arguments[1])
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return choose_tags(*arguments)
+
+    monkeypatch.setattr("truetag.prediction.predict._choose_tags", stop_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        predict(frozen_run.folder, photos, tmp_path / "p.jsonl", **options)
+    predict(frozen_run.folder, photos, tmp_path / "p.jsonl", **options)
+    assert calls[2] == calls[1]  # the batch that was torn
+    assert read_rows(tmp_path / "p.jsonl") == read_rows(tmp_path / "whole.jsonl")
 
 
 def test_prediction_never_loads_the_noise_model():

@@ -23,7 +23,7 @@ from truetag.media.clips import CLIP_SUFFIXES
 from truetag.media.files import Reading, SkipList
 from truetag.media.photos import PHOTO_SUFFIXES
 from truetag.models.building import load_classifier
-from truetag.prediction.inference import BATCH_SIZE, extract_batches
+from truetag.prediction.inference import BATCH_SIZE, feature_batches
 from truetag.prediction.region_maps import draw_region_maps
 from truetag.prediction.table import OUTPUT_SUFFIXES, PartialTable, Tagged, write_table
 from truetag.runs.folder import Run, open_run
@@ -90,7 +90,7 @@ def predict(
     bags = _list_bags(opened, inputs, split, reading, skips)
     choice = _make_choice(opened, threshold, top_k, function_words)
     with PartialTable(out, _fingerprint(opened, bags, choice), skips) as table:
-        _tag(opened, bags, choice, table)
+        _tag(opened, bags, choice, table, reading)
         count = write_table(out, table.rows())
         skips.write(out.with_name(f"{out.name}.skipped.jsonl"))
         if heatmaps is not None:
@@ -181,7 +181,7 @@ def _fingerprint(run: Run, bags: MediaBags, choice: _Choice) -> str:
     return fingerprint(parts())
 
 
-def _tag(run: Run, bags: MediaBags, choice: _Choice, table: PartialTable) -> None:
+def _tag(run: Run, bags: MediaBags, choice: _Choice, table: PartialTable, reading: Reading) -> None:
     """Add the bags that the table lacks.
 
     Args:
@@ -189,6 +189,7 @@ def _tag(run: Run, bags: MediaBags, choice: _Choice, table: PartialTable) -> Non
         bags: all bags.
         choice: which tags are written.
         table: the table of the bags that are tagged already.
+        reading: where features are cached.
 
     Raises:
         InputError: too many photos cannot be used.
@@ -196,9 +197,10 @@ def _tag(run: Run, bags: MediaBags, choice: _Choice, table: PartialTable) -> Non
     """
     classifier = load_classifier(run)
     flushed = time.monotonic()
+    batches = feature_batches(run, classifier, bags, reading, table.skips.total, table.num_done)
     with torch.inference_mode(), Progress("tagging", len(bags)) as progress, stoppable() as stop:
         progress.advance(table.num_done)
-        for batch in extract_batches(classifier, run.preprocessing, bags, table.num_done):
+        for batch in batches:
             rows = []
             if batch.features is not None:
                 logits, _ = classifier(batch.features, batch.mask)

@@ -116,3 +116,13 @@ def test_rates_are_learnt_per_word(tiny, tiny_run):
     for rates in noise.values():
         assert rates.keys() == set(tiny_run.vocabulary.words)
         assert all(0 < rate < 1 and math.isfinite(rate) for rate in rates.values())
+
+
+def test_decisions_are_made_at_the_threshold_of_the_run(tiny, tiny_run):
+    chosen = tiny_run.threshold()
+    assert chosen is not None
+    metrics = evaluate(tiny_run.folder, tiny / "scenes.jsonl")
+    assert metrics["threshold"] == chosen
+    given = evaluate(tiny_run.folder, tiny / "scenes.jsonl", threshold=chosen)
+    assert [metrics[name] for name in ("op", "or", "of1")] == [given[name] for name in ("op", "or", "of1")]
+    assert evaluate(tiny_run.folder, tiny / "scenes.jsonl", threshold=0.5)["threshold"] == 0.5

@@ -12,7 +12,7 @@ from truetag.data.labels import caption_counts, label_matrix
 from truetag.data.manifest import read_manifest
 from truetag.data.vocabulary import Vocabulary
 from truetag.errors import InputError
-from truetag.evaluation.decisions import calibration_error, decision_scores
+from truetag.evaluation.decisions import DEFAULT_THRESHOLD, calibration_error, decision_scores
 from truetag.evaluation.ranking import average_precision, by_group, count_average_precision, mean_over_labels
 from truetag.io.files import write_json
 from truetag.io.terminal import tell
@@ -31,7 +31,7 @@ def evaluate(
     manifest: Path,
     split: str | None = "test",
     truth: Truth | None = None,
-    threshold: float = 0.5,
+    threshold: float | None = None,
     reading: Reading = Reading(),
 ) -> Metrics:
     """Score a run and write RUN/metrics/MANIFEST-SPLIT.json.
@@ -42,13 +42,17 @@ def evaluate(
         split: the rows to score; `all` for every row.
         truth: what counts as true: words of the captions, the tags, or the true captions and tags of a corrupted
             manifest; without it, `true` where rows have it, else captions, else tags.
-        threshold: the probability from which a tag counts as predicted, for precision and recall.
+        threshold: the probability from which a tag counts as predicted, for precision and recall; by default the one
+            that training chose on noisy validation tags, or 0.5 where it chose none.
         reading: how photos and clips are read.
     """
     opened, content = open_run(run), read_manifest(manifest)
     part = None if split == "all" else split
     rows = content.in_split(part)
     truth = truth or _best_truth(rows)
+    if threshold is None:
+        chosen = opened.threshold()
+        threshold = DEFAULT_THRESHOLD if chosen is None else chosen
     labels = label_matrix(rows, opened.vocabulary, truth)
     counts = _counts(rows, opened.vocabulary, truth)
     logits, h, kept, skips = predict_manifest(opened, content, part, reading)
@@ -77,7 +81,7 @@ def score(
     labels: Shaped[Tensor, "N K"],
     counts: tuple[Shaped[Tensor, "N K"], Shaped[Tensor, "N"]] | None,
     vocabulary: Vocabulary,
-    threshold: float = 0.5,
+    threshold: float = DEFAULT_THRESHOLD,
 ) -> Metrics:
     """The scores of one distribution over labels; all in 0..1, None where nothing can be said.
 

@@ -15,6 +15,7 @@ from truetag.data.vocabulary import (
     Vocabulary,
     build_vocabulary,
     closed_class,
+    function_words,
     make_vocabulary,
     read_vocabulary,
     tag_with_spacy,
@@ -281,3 +282,15 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="exists; add --overwrite"):
         made(tmp_path, [{"tags": ["cat"]}], overwrite=False)
     assert read_vocabulary(tmp_path / "v.tsv").words == ("dog",)
+
+
+def test_function_words_go_by_the_part_of_speech_and_by_closed_classes_without_one():
+    def of(*entries):
+        words, parts = zip(*entries, strict=True)
+        return function_words(Vocabulary(words, parts, (1,) * len(words)))
+
+    assert of(
+        ("the", "DT"), ("dog", "NN"), ("in", "-"), ("is", "VB"), ("runs", "VB"), ("has", "-"), ("swiftly", "Others")
+    ) == [*("the", "in", "is", "has", "swiftly")]
+    assert of(("like", "VB"), ("on sale", "IN"), ("cat", "-")) == []  # said to be a verb; a tag of two words
+    assert of(("on", "-"), ("off", "-")) == []  # a vocabulary of nothing else

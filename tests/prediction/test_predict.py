@@ -5,22 +5,28 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
 import torch
 
+import truetag.prediction.predict
 from truetag.data.manifest import read_manifest
+from truetag.data.vocabulary import Vocabulary, write_vocabulary
 from truetag.errors import InputError
+from truetag.media.files import Reading
 from truetag.media.photos import read_photo
 from truetag.models.building import load_classifier
 from truetag.prediction.inference import predict_manifest
 from truetag.prediction.predict import predict
+from truetag.training.train import train
 
 
 def test_tags_are_the_classifiers_probabilities(tiny, tiny_run, tmp_path):
     photos = sorted((tiny / "photos").glob("test-*.jpg"))
-    assert predict(tiny_run.folder, photos, tmp_path / "p.parquet", threshold=0.0) == len(photos)
+    assert predict(tiny_run.folder, photos, tmp_path / "p.parquet", threshold=0.0, function_words=True) == len(photos)
     rows = pq.read_table(tmp_path / "p.parquet").to_pylist()
     classifier = load_classifier(tiny_run)
     with torch.inference_mode():
@@ -56,7 +62,7 @@ def test_a_folder_a_manifest_and_files_agree(tiny, tiny_run, tmp_path):
 def test_every_kind_of_table_says_the_same(tiny, tiny_run, tmp_path, suffix):
     photos = sorted((tiny / "photos").glob("test-*.jpg"))[:3]
     out = tmp_path / f"p{suffix}"
-    predict(tiny_run.folder, photos, out, top_k=2)
+    predict(tiny_run.folder, photos, out, top_k=2, function_words=True)
     match suffix:
         case ".csv":
             tags = [row["tags"].split(";") for row in csv.DictReader(out.read_text().splitlines())]
@@ -115,7 +121,102 @@ def test_a_frozen_run_predicts_the_same_from_cache_and_from_photos(tiny, tiny_ru
     assert prediction.logits.shape == (16, len(tiny_run.vocabulary))
 
 
+@pytest.fixture
+def frozen_run(tiny, tiny_config, tmp_path):
+    config = replace(tiny_config, freeze_backbone=True, noise_model="none", stage2_epochs=0)
+    return train(config, tiny / "swapped.jsonl", tiny / "vocabulary.tsv", tmp_path / "frozen")
+
+
+def test_a_frozen_run_tags_from_the_cache_as_from_photos(tiny, frozen_run, tmp_path, monkeypatch):
+    """A photo that cannot be read stands between the others, and the second command goes on within the list."""
+    photos = sorted((tiny / "photos").glob("*.jpg"))
+    inputs = [*photos[:40], tmp_path / "broken.jpg", *photos[40:]]
+    inputs[40].write_text("no photo")
+    options = {"threshold": 0.0, "function_words": True}
+    reading = Reading(cache=tmp_path / "cache")
+    predict(frozen_run.folder, inputs[:60], tmp_path / "half.jsonl", reading=reading, **options)  # fills a part
+    predict(frozen_run.folder, inputs, tmp_path / "cached.jsonl", reading=reading, **options)
+    assert (tmp_path / "cached.jsonl.skipped.jsonl").read_text().count("broken.jpg") == 2  # its id and its path
+    monkeypatch.setattr("truetag.models.features.shutil.disk_usage", lambda folder: SimpleNamespace(free=0))
+    reading = Reading(cache=tmp_path / "no room")
+    predict(frozen_run.folder, inputs, tmp_path / "photos.jsonl", reading=reading, **options)
+    cached, plain = read_rows(tmp_path / "cached.jsonl"), read_rows(tmp_path / "photos.jsonl")
+    assert [row["path"] for row in cached] == [row["path"] for row in plain] == list(map(str, photos))
+    for row, expected in zip(cached, plain, strict=True):
+        got = dict(zip(row["tags"], row["probabilities"], strict=True))
+        assert got == pytest.approx(dict(zip(expected["tags"], expected["probabilities"], strict=True)), abs=2e-6)
+
+
+def test_photos_that_training_has_cached_are_not_decoded_again(tiny, frozen_run, tmp_path, monkeypatch):
+    monkeypatch.setattr("truetag.media.files.read_photo", lambda *arguments: pytest.fail("a photo was decoded"))
+    photos = sorted((tiny / "photos").glob("train-*.jpg"))
+    assert predict(frozen_run.folder, photos, tmp_path / "p.jsonl") == len(photos)
+
+
+def test_a_stopped_prediction_from_the_cache_goes_on(tiny, frozen_run, tmp_path, monkeypatch):
+    photos, options = sorted((tiny / "photos").glob("*.jpg")), {"threshold": 0.0, "function_words": True}
+    predict(frozen_run.folder, photos, tmp_path / "whole.jsonl", **options)
+    choose_tags, calls = truetag.prediction.predict._choose_tags, []
+
+    def stop_at_the_second(*arguments):
+        calls.append(arguments[1])
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return choose_tags(*arguments)
+
+    monkeypatch.setattr("truetag.prediction.predict._choose_tags", stop_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        predict(frozen_run.folder, photos, tmp_path / "p.jsonl", **options)
+    predict(frozen_run.folder, photos, tmp_path / "p.jsonl", **options)
+    assert calls[2] == calls[1]  # the batch that was torn
+    assert read_rows(tmp_path / "p.jsonl") == read_rows(tmp_path / "whole.jsonl")
+
+
 def test_prediction_never_loads_the_noise_model():
     """Not only by the imports as written: in a fresh interpreter the module is not there."""
     code = "import sys, truetag.prediction.predict; sys.exit('truetag.noise_models' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def read_rows(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def copy_of(run, folder, parts=None):
+    """A copy of a run, with other parts of speech if they are given."""
+    shutil.copytree(run.folder, folder)
+    if parts is not None:
+        write_vocabulary(folder / "vocabulary.tsv", Vocabulary(run.vocabulary.words, parts, run.vocabulary.counts))
+    return folder
+
+
+def test_the_threshold_of_the_run_is_used_and_said(tiny, tiny_run, tmp_path, capsys):
+    folder = copy_of(tiny_run, tmp_path / "run")
+    for content, words in (
+        ('{"threshold": 0.31}', "threshold: 0.310, which training chose"),
+        (None, "0.500, the run has"),
+    ):
+        (folder / "threshold.json").write_text(content) if content else (folder / "threshold.json").unlink()
+        predict(folder, [tiny / "photos"], tmp_path / "p.jsonl")
+        assert words in capsys.readouterr().err
+        threshold = 0.31 if content else 0.5
+        predict(folder, [tiny / "photos"], tmp_path / "q.jsonl", threshold=threshold)
+        assert "threshold:" not in capsys.readouterr().err
+        assert read_rows(tmp_path / "p.jsonl") == read_rows(tmp_path / "q.jsonl")
+        assert any(row["tags"] for row in read_rows(tmp_path / "p.jsonl")) or threshold == 0.5
+    (folder / "threshold.json").write_text('{"threshold": 7}')
+    with pytest.raises(InputError, match=r"threshold\.json: threshold: expected a probability between 0 and 1, got 7"):
+        predict(folder, [tiny / "photos"], tmp_path / "p.jsonl")
+
+
+def test_function_words_are_left_out_before_the_top_k(tiny, tiny_run, tmp_path, capsys):
+    words = tiny_run.vocabulary.words
+    parts = ("DT", "PRP", "IN", "Others", *["NN"] * (len(words) - 4))
+    folder = copy_of(tiny_run, tmp_path / "run", parts)
+    predict(folder, [tiny / "photos"], tmp_path / "p.jsonl", top_k=3)
+    predict(folder, [tiny / "photos"], tmp_path / "all.jsonl", threshold=0.0, function_words=True)
+    said = capsys.readouterr().err
+    assert said.count("4 function words are not written as tags") == 1
+    for row, full in zip(read_rows(tmp_path / "p.jsonl"), read_rows(tmp_path / "all.jsonl"), strict=True):
+        assert len(full["tags"]) == len(words)
+        assert row["tags"] == [tag for tag in full["tags"] if tag not in words[:4]][:3]

@@ -9,10 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from truetag.data.manifest import iterate_rows, write_manifest
+from truetag.data.labels import observed_labels
+from truetag.data.manifest import iterate_rows, read_manifest, write_manifest
+from truetag.data.vocabulary import function_words
 from truetag.errors import InputError
+from truetag.evaluation.decisions import best_threshold
 from truetag.media.files import Reading
 from truetag.models.building import load_classifier
+from truetag.prediction.inference import predict_manifest
 from truetag.runs.config import TrainConfig, config_from_dict
 from truetag.runs.folder import open_run
 from truetag.runs.noise_model import load_noise_model
@@ -232,3 +236,27 @@ def test_a_diverging_loss_is_said(tiny, tiny_config, tmp_path):
     config = replace(tiny_config, optimiser="sgd", learning_rate=1e30, stage2_epochs=0, noise_model="none")
     with pytest.raises(InputError, match="lower learning_rate"):
         train(config, tiny / "swapped.jsonl", tiny / "vocabulary.tsv", tmp_path / "run")
+
+
+def test_the_threshold_has_the_best_f1_on_noisy_validation_tags(tiny, tiny_run):
+    manifest = read_manifest(tiny / "swapped.jsonl")
+    logits = predict_manifest(tiny_run, manifest, "validation").logits
+    labels = observed_labels(manifest.in_split("validation"), tiny_run.vocabulary)
+    left_out = function_words(tiny_run.vocabulary)
+    written = [label for label, word in enumerate(tiny_run.vocabulary.words) if word not in left_out]
+    expected = best_threshold(logits[:, written].sigmoid(), labels[:, written])
+    assert tiny_run.threshold() == pytest.approx(expected, abs=1e-5)
+
+
+def test_without_validation_tags_no_threshold_is_chosen(tiny, tiny_config, tmp_path, capsys):
+    rows = list(iterate_rows(tiny / "swapped.jsonl"))
+    for row in rows:
+        row["image"] = str(tiny / row["image"])
+        if row["split"] == "validation":
+            row |= {"captions": [], "tags": []}
+    write_manifest(tmp_path / "m.jsonl", rows)
+    config = replace(tiny_config, stage2_epochs=0, noise_model="none", stage1_epochs=1)
+    reading = Reading(allow_outside=True)
+    run = train(config, tmp_path / "m.jsonl", tiny / "vocabulary.tsv", tmp_path / "run", reading=reading)
+    assert run.threshold() is None
+    assert "threshold: none could be chosen" in capsys.readouterr().err

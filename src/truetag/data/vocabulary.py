@@ -31,6 +31,7 @@ from truetag.io.terminal import tell
 from truetag.io.text import require_file, shown, text_lines
 
 CONTEXTS_PER_WORD = 8
+_FUNCTION_PARTS = {"DT", "PRP", "IN", "Others"}
 PartOfSpeechOption = Literal["auto", "spacy", "none"] | Path
 
 
@@ -185,6 +186,27 @@ def select_words(
         tuple(counts[word] for word in words),
         aliases if any(aliases) else (),
     )
+
+
+def function_words(vocabulary: Vocabulary) -> list[str]:
+    """The words that name nothing: articles, pronouns, prepositions, adverbs and their like, and forms of be, have, do.
+
+    A word without a part of speech is judged by the closed classes. Entries of several words are tags that somebody
+    wrote, and a vocabulary in which nothing else is left was meant as it is: neither has any.
+
+    >>> function_words(Vocabulary(("a", "dog", "is", "on sale"), ("DT", "NN", "VB", "IN"), (9, 5, 4, 1)))
+    ['a', 'is']
+    """
+    parts = (
+        closed_class(word) if part == UNTAGGED else part
+        for word, part in zip(vocabulary.words, vocabulary.parts_of_speech, strict=True)
+    )
+    words = [
+        word
+        for word, part in zip(vocabulary.words, parts, strict=True)
+        if " " not in word and (part in _FUNCTION_PARTS or (part == "VB" and closed_class(word) == "VB"))
+    ]
+    return words if len(words) < len(vocabulary) else []
 
 
 def read_vocabulary(path: Path | str) -> Vocabulary:

@@ -45,6 +45,10 @@ BATCH_SIZE = 32
 _FLUSH_SECONDS = 10.0
 
 
+class NoSpaceError(InputError):
+    """The features do not fit on the disk."""
+
+
 @dataclass(frozen=True)
 class FeatureSpec:
     """Everything that a photo's features depend on besides the photo."""
@@ -87,7 +91,8 @@ def cached_features(
         cache: the folder of all caches; by default the user's.
 
     Raises:
-        InputError: the features do not fit on the disk, or too many photos cannot be used.
+        NoSpaceError: the features do not fit on the disk.
+        InputError: too many photos cannot be used.
     """
     folder = (cache or default_cache_folder()) / "features" / spec.fingerprint()
     folder.mkdir(parents=True, exist_ok=True)
@@ -142,13 +147,14 @@ def _compute_missing(
         folder: the folder of this cache.
 
     Raises:
-        InputError: the features do not fit on the disk, or too many photos cannot be used.
+        NoSpaceError: the features do not fit on the disk.
+        InputError: too many photos cannot be used.
     """
     digests, photos = list(lookup.missing), lookup.missing_files()
     batches = even_batches(len(photos), BATCH_SIZE)
     size, free = len(photos) * spec.bytes_per_photo(), shutil.disk_usage(folder).free
     if size > free:
-        raise InputError(
+        raise NoSpaceError(
             f"features of {len(photos)} photos need {file_size(size)}, but {folder} has {file_size(free)} free"
         )
     classifier.eval()

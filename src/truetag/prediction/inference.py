@@ -12,13 +12,13 @@ from truetag.data.bags import MediaBags, read_bags
 from truetag.data.batches import even_batches, frame_indices, stream_photos
 from truetag.data.manifest import Manifest
 from truetag.errors import InputError
-from truetag.io.terminal import Progress
+from truetag.io.terminal import Progress, tell
 from truetag.media.files import Reading, SkipList, Skipped
 from truetag.media.photos import Preprocessing
 from truetag.models.backbones import digest_weights
 from truetag.models.building import load_classifier
 from truetag.models.classifier import Classifier
-from truetag.models.features import cached_features, feature_spec
+from truetag.models.features import CachedFeatures, NoSpaceError, cached_features, feature_spec
 from truetag.runs.folder import Run
 
 BATCH_SIZE = 32
@@ -67,10 +67,7 @@ def predict_manifest(run: Run, manifest: Manifest, split: str | None, reading: R
     classifier = load_classifier(run)
     skips = SkipList(reading.max_skipped)
     bags = read_bags(manifest, manifest.in_split(split), reading, skips, run.config.num_frames)
-    if run.config.freeze_backbone:
-        batches = _cached_batches(run, classifier, bags, reading, skips)
-    else:
-        batches = extract_batches(classifier, run.preprocessing, bags)
+    batches = feature_batches(run, classifier, bags, reading, skips.total)
     logits: list[Tensor] = []
     features: list[Tensor] = []
     rows: list[int] = []
@@ -86,6 +83,37 @@ def predict_manifest(run: Run, manifest: Manifest, split: str | None, reading: R
     if not rows:
         raise InputError(f"{manifest.path}: none of its {len(bags)} photos can be used")
     return Prediction(torch.cat(logits), torch.cat(features), rows, skips)
+
+
+def feature_batches(
+    run: Run, classifier: Classifier, bags: MediaBags, reading: Reading, total: int, start: int = 0
+) -> Iterator[FeatureBatch]:
+    """The features of all bags: from the cache if the backbone is frozen and they fit on the disk, else from photos.
+
+    The features that the cache lacks are computed at once.
+
+    Args:
+        run: the run of the classifier.
+        classifier: extracts and pools the features.
+        bags: all bags.
+        reading: where the cache is.
+        total: how many photos a share of them that cannot be used refers to.
+        start: the index of the first bag that is wanted.
+
+    Raises:
+        InputError: too many photos cannot be used.
+    """
+    if run.config.freeze_backbone:
+        rest = bags.select(range(start, len(bags)))
+        spec = feature_spec(classifier, run.config.backbone, digest_weights(classifier.backbone), run.preprocessing)
+        skips = SkipList(reading.max_skipped, total)
+        try:
+            cached = cached_features(rest.frames, classifier, spec, skips, reading.cache)
+        except NoSpaceError as error:
+            tell(f"features are not cached: {error}")
+        else:
+            return _cached_batches(cached, rest, skips, classifier.head.weight.device, start)
+    return extract_batches(classifier, run.preprocessing, bags, start)
 
 
 def extract_batches(
@@ -138,29 +166,28 @@ def group_bags(lengths: Int64[np.ndarray, "N"]) -> list[range]:
 
 
 def _cached_batches(
-    run: Run, classifier: Classifier, bags: MediaBags, reading: Reading, skips: SkipList
+    cached: CachedFeatures, bags: MediaBags, skips: SkipList, device: torch.device, start: int
 ) -> Iterator[FeatureBatch]:
-    """The features of all bags from the cache of a frozen backbone.
+    """The features of all bags from the cache.
 
     Args:
-        run: the run of the classifier.
-        classifier: extracts and pools the features that the cache lacks.
-        bags: all bags.
-        reading: where the cache is.
-        skips: gets the photos that cannot be used.
-
-    Raises:
-        InputError: too many photos cannot be used.
+        cached: the features of their frames.
+        bags: all bags from the index `start` on.
+        skips: the frames that cannot be used.
+        device: where the features go.
+        start: added to the indices of the bags.
     """
-    device = classifier.head.weight.device
-    spec = feature_spec(classifier, run.config.backbone, digest_weights(classifier.backbone), run.preprocessing)
-    cached = cached_features(bags.frames, classifier, spec, skips, reading.cache)
-    is_usable = cached.rows >= 0
-    usable, indices = bags.keep_frames(is_usable)
-    rows = cached.rows[is_usable]
-    for batch in even_batches(len(usable), BATCH_SIZE):
-        frames, mask = frame_indices(usable.starts, batch)  # [B, T]
-        features = torch.from_numpy(cached.array[rows[frames]]).float().to(device)  # [B, T, R, D]
-        mask = None if mask is None else mask.to(device)
-        yield FeatureBatch(len(batch), [indices[i] for i in batch], features, mask, [])
-    yield FeatureBatch(len(bags) - len(usable), [], None, None, [])
+    entries = {(entry.id, entry.path): entry for entry in skips}
+    for batch in even_batches(len(bags), BATCH_SIZE):
+        part = bags.select(batch)
+        rows = cached.rows[int(bags.starts[batch.start]) : int(bags.starts[batch.stop])]  # F
+        broken = np.flatnonzero(rows < 0).tolist()
+        skipped = [entries[part.frames.ids[frame], part.frames.paths[frame]] for frame in broken]
+        usable, kept = part.keep_frames(rows >= 0)
+        if not kept:
+            yield FeatureBatch(len(batch), [], None, None, skipped)
+            continue
+        frames, mask = frame_indices(usable.starts, range(len(usable)))  # [B, T]
+        features = torch.from_numpy(cached.array[rows[rows >= 0][frames]]).float().to(device)  # [B, T, R, D]
+        indices = [start + batch[index] for index in kept]
+        yield FeatureBatch(len(batch), indices, features, None if mask is None else mask.to(device), skipped)

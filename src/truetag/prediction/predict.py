@@ -10,32 +10,37 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from truetag.data import vocabulary
 from truetag.data.bags import MediaBags, bags_of_files, join_bags, read_bags
 from truetag.data.manifest import read_manifest
 from truetag.errors import InputError
+from truetag.evaluation.decisions import DEFAULT_THRESHOLD
 from truetag.io.files import readable, refuse_overwriting
 from truetag.io.fingerprints import fingerprint
 from truetag.io.signals import stoppable
-from truetag.io.terminal import Progress
+from truetag.io.terminal import Progress, tell
 from truetag.media.clips import CLIP_SUFFIXES
 from truetag.media.files import Reading, SkipList
 from truetag.media.photos import PHOTO_SUFFIXES
 from truetag.models.building import load_classifier
-from truetag.prediction.inference import BATCH_SIZE, extract_batches
+from truetag.prediction.inference import BATCH_SIZE, feature_batches
 from truetag.prediction.region_maps import draw_region_maps
 from truetag.prediction.table import OUTPUT_SUFFIXES, PartialTable, Tagged, write_table
 from truetag.runs.folder import Run, open_run
 
 MANIFEST_SUFFIXES = (".jsonl", ".parquet")
 _FLUSH_SECONDS = 10.0
+_NAMED_WORDS = 5
 
 
 @dataclass(frozen=True)
 class _Choice:
-    """Which tags of a photo are written: the `top_k` likeliest, as far as their probability reaches the threshold."""
+    """Which tags of a photo are written: of the `labels` the `top_k` likeliest whose probability is high enough."""
 
     threshold: float
     top_k: int
+    labels: list[int]
+    """The indices of the words that may be written at all."""
 
 
 def predict(
@@ -44,6 +49,7 @@ def predict(
     out: Path,
     threshold: float | None = None,
     top_k: int | None = None,
+    function_words: bool = False,
     split: str | None = None,
     heatmaps: Path | None = None,
     reading: Reading = Reading(),
@@ -56,8 +62,10 @@ def predict(
         run: the run folder.
         inputs: photos, folders of photos, or manifests.
         out: the table to write: .parquet, .csv, .json or .jsonl.
-        threshold: write the tags with at least this probability; 0.5 unless top_k is given.
+        threshold: write the tags with at least this probability; by default the one that training chose on noisy
+            validation tags, or 0.5 where it chose none, and 0 if top_k is given.
         top_k: write at most this many tags per photo.
+        function_words: write articles, pronouns, prepositions, and forms of be, have and do as tags, too.
         split: tag only the rows of this split of a manifest.
         heatmaps: a folder for pictures that show where in each photo its tags are seen.
         reading: how photos and clips are read.
@@ -74,17 +82,15 @@ def predict(
         raise InputError(f"threshold: expected a probability between 0 and 1, got {threshold:g}")
     if top_k is not None and top_k < 1:
         raise InputError(f"top_k: expected at least 1, got {top_k}")
-    if threshold is None:
-        threshold = 0.0 if top_k else 0.5
     if out.is_dir():
         raise InputError(f"out: expected the name of a table to write, got the folder {out}")
     refuse_overwriting(out, *inputs)
     opened = open_run(run)
     skips = SkipList(reading.max_skipped)
     bags = _list_bags(opened, inputs, split, reading, skips)
-    choice = _Choice(threshold, min(top_k or len(opened.vocabulary), len(opened.vocabulary)))
+    choice = _make_choice(opened, threshold, top_k, function_words)
     with PartialTable(out, _fingerprint(opened, bags, choice), skips) as table:
-        _tag(opened, bags, choice, table)
+        _tag(opened, bags, choice, table, reading)
         count = write_table(out, table.rows())
         skips.write(out.with_name(f"{out.name}.skipped.jsonl"))
         if heatmaps is not None:
@@ -92,6 +98,34 @@ def predict(
             draw_region_maps(classifier, opened.preprocessing, opened.vocabulary, bags, table.rows(), heatmaps)
         table.remove()
     return count
+
+
+def _make_choice(run: Run, threshold: float | None, top_k: int | None, function_words: bool) -> _Choice:
+    """Which tags are written; what a person did not decide is said.
+
+    Args:
+        run: its threshold and vocabulary.
+        threshold: as it was given.
+        top_k: as it was given.
+        function_words: whether they may be written.
+
+    Raises:
+        InputError: the run's threshold.json is broken.
+    """
+    if threshold is None and top_k:
+        threshold = 0.0
+    elif threshold is None:
+        chosen = run.threshold()
+        threshold = DEFAULT_THRESHOLD if chosen is None else chosen
+        reason = "the run has chosen none itself" if chosen is None else "which training chose on the validation tags"
+        tell(f"threshold: {threshold:.3f}, {reason}; --threshold sets another")
+    words = run.vocabulary.words
+    left_out = [] if function_words else vocabulary.function_words(run.vocabulary)
+    if left_out:
+        some = ", ".join(left_out[:_NAMED_WORDS]) + (", .." if len(left_out) > _NAMED_WORDS else "")
+        tell(f"{len(left_out)} function words are not written as tags ({some}); --function-words writes them, too")
+    labels = sorted(set(range(len(words))) - {run.vocabulary.index[word] for word in left_out})
+    return _Choice(threshold, min(top_k or len(labels), len(labels)), labels)
 
 
 def _list_bags(run: Run, inputs: Sequence[Path], split: str | None, reading: Reading, skips: SkipList) -> MediaBags:
@@ -132,7 +166,7 @@ def _fingerprint(run: Run, bags: MediaBags, choice: _Choice) -> str:
     """A fingerprint of all that the table depends on: the run, the photos' names, sizes and times, the options."""
 
     def parts() -> Iterator[str | bytes]:
-        yield json.dumps([choice.threshold, choice.top_k, BATCH_SIZE, bags.ids])
+        yield json.dumps([choice.threshold, choice.top_k, choice.labels, BATCH_SIZE, bags.ids])
         yield bags.starts.tobytes()
         for name in ("config.json", "classifier.safetensors", "preprocessing.json", "vocabulary.tsv"):
             yield (run.folder / name).read_bytes()
@@ -147,7 +181,7 @@ def _fingerprint(run: Run, bags: MediaBags, choice: _Choice) -> str:
     return fingerprint(parts())
 
 
-def _tag(run: Run, bags: MediaBags, choice: _Choice, table: PartialTable) -> None:
+def _tag(run: Run, bags: MediaBags, choice: _Choice, table: PartialTable, reading: Reading) -> None:
     """Add the bags that the table lacks.
 
     Args:
@@ -155,6 +189,7 @@ def _tag(run: Run, bags: MediaBags, choice: _Choice, table: PartialTable) -> Non
         bags: all bags.
         choice: which tags are written.
         table: the table of the bags that are tagged already.
+        reading: where features are cached.
 
     Raises:
         InputError: too many photos cannot be used.
@@ -162,9 +197,10 @@ def _tag(run: Run, bags: MediaBags, choice: _Choice, table: PartialTable) -> Non
     """
     classifier = load_classifier(run)
     flushed = time.monotonic()
+    batches = feature_batches(run, classifier, bags, reading, table.skips.total, table.num_done)
     with torch.inference_mode(), Progress("tagging", len(bags)) as progress, stoppable() as stop:
         progress.advance(table.num_done)
-        for batch in extract_batches(classifier, run.preprocessing, bags, table.num_done):
+        for batch in batches:
             rows = []
             if batch.features is not None:
                 logits, _ = classifier(batch.features, batch.mask)
@@ -197,7 +233,8 @@ def _choose_tags(
         choice: which tags are written.
     """
     rows = []
-    values, labels = probabilities.topk(choice.top_k, dim=1)  # [B, top_k]: the likeliest first
+    words = [words[label] for label in choice.labels]
+    values, labels = probabilities[:, choice.labels].topk(choice.top_k, dim=1)  # [B, top_k]: the likeliest first
     for index, bag_values, bag_labels in zip(indices, values, labels, strict=True):
         count = int((bag_values >= choice.threshold).sum())
         rows.append(

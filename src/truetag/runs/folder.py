@@ -6,6 +6,7 @@ stage1.safetensors        the trainable part of the classifier after stage 1 (`-
 classifier.safetensors    the whole classifier: prediction needs nothing else
 noise_model.safetensors   the noise model's plain state and its name, absent where there is none
 targets.safetensors       what was learnt of the labels before training, where anything was
+threshold.json            the probability from which predict writes a tag, chosen on the noisy validation tags
 history.jsonl  labels.tsv  skipped.jsonl  tensorboard/  metrics/
 checkpoints/  lock        while it is trained
 """
@@ -72,6 +73,24 @@ class Run:
         # in this order: a run that is killed in between still knows what was asked for
         write_json(self.folder / "chosen.json", note | {"requested": requested})
         write_json(self.folder / "config.json", dataclasses.asdict(config))
+
+    def save_threshold(self, threshold: float) -> None:
+        """Write threshold.json."""
+        write_json(self.folder / "threshold.json", {"threshold": threshold})
+
+    def threshold(self) -> float | None:
+        """The probability from which a tag counts as predicted; None where training has chosen none.
+
+        Raises:
+            InputError: threshold.json is broken.
+        """
+        path = self.folder / "threshold.json"
+        if not path.is_file():
+            return None
+        value = _read_json(path).get("threshold")
+        if type(value) not in (int, float) or not 0 <= value <= 1:
+            raise InputError(f"{path}: threshold: expected a probability between 0 and 1, got {shown(value)}")
+        return float(value)
 
     def append_history(self, record: dict[str, Any]) -> None:
         """Add one line to history.jsonl."""

@@ -14,12 +14,13 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, send_to_device
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from truetag.data.batches import EpochBatches, PhotoBags
 from truetag.data.manifest import read_manifest
-from truetag.data.vocabulary import Vocabulary, read_vocabulary
+from truetag.data.vocabulary import Vocabulary, function_words, read_vocabulary
+from truetag.evaluation.decisions import best_threshold, decision_scores
 from truetag.io.files import remove_leftovers, write_text
 from truetag.io.tensors import digest_state
 from truetag.io.terminal import tell
@@ -34,7 +35,7 @@ from truetag.runs.config import TrainConfig
 from truetag.runs.folder import Run, create_run, is_run, lock_run, open_run, require_new_folder
 from truetag.runs.journal import Epoch, Journal
 from truetag.runs.noise_model import save_noise_model
-from truetag.training.preparation import TrainingData, TrainingInputs, count_labels, prepare_data, warn_of_labels
+from truetag.training.preparation import Bags, TrainingData, TrainingInputs, count_labels, prepare_data, warn_of_labels
 from truetag.training.resuming import stopped_run, take_over
 from truetag.training.stage import ObservedNetwork, Stage, stage_settings, trained_state
 from truetag.training.targets import Targets, learn_targets
@@ -108,6 +109,7 @@ def train(
             skips.write(run.folder / "skipped.jsonl")
             if (noise_model := targets.noise_model or noise_model) is not None:
                 save_noise_model(run, noise_model, inputs.classifier.num_noise_features)
+            _choose_threshold(run, training.validation_logits(), bags.validation.labels)
             run.save_state("classifier", inputs.classifier.state_dict())  # the last: a run that has it is finished
             journal.checkpoints.clear()
         accelerator.wait_for_everyone()
@@ -198,13 +200,20 @@ class _Training:
         self._run_stage(2, noise_model)
         return noise_model
 
-    @torch.inference_mode()
     def training_logits(self) -> Float[Tensor, "N K"]:
         """The classifier's logits of all training bags."""
+        return self._logits(self.data.train)
+
+    def validation_logits(self) -> Float[Tensor, "M K"]:
+        """The classifier's logits of all validation bags."""
+        return self._logits(self.data.validation)
+
+    @torch.inference_mode()
+    def _logits(self, bags: Bags) -> Float[Tensor, "N K"]:
         self.classifier.eval()
         logits = []
-        for picks in EpochBatches(len(self.data.train), 4 * self.config.batch_size, 0, shuffle=False):
-            batch = self.data.train.__getitems__(picks)
+        for picks in EpochBatches(len(bags), 4 * self.config.batch_size, 0, shuffle=False):
+            batch = bags.__getitems__(picks)
             inputs, mask = send_to_device((batch.inputs, batch.mask), self.accelerator.device)
             logits.append(self.classifier(inputs, mask)[0].float())
         return torch.cat(logits)
@@ -213,6 +222,20 @@ class _Training:
         settings = stage_settings(self.config, number, self.classifier.head.weight.shape[1])
         network = ObservedNetwork(self.classifier, noise_model, self.config.detach_features)
         Stage(settings, network, self.data, self.accelerator, self.journal, self.config).run()
+
+
+def _choose_threshold(run: Run, logits: Float[Tensor, "M K"], labels: Shaped[Tensor, "M K"]) -> None:
+    """Keep the threshold with the best overall F1 of the words that `predict` writes, if there is anything to judge."""
+    left_out = set(function_words(run.vocabulary))
+    written = [index for index, word in enumerate(run.vocabulary.words) if word not in left_out]
+    probabilities, labels = logits[:, written].sigmoid().cpu(), labels[:, written].cpu()
+    if not (labels == 1).any():
+        tell("threshold: none could be chosen, as no validation row has a tag; predict and evaluate use 0.5")
+        return
+    threshold = best_threshold(probabilities, labels)
+    run.save_threshold(threshold)
+    of1 = decision_scores(probabilities, labels, threshold)["of1"]
+    tell(f"threshold: {threshold:.3f} has the best F1 on the validation tags, {100 * of1:.1f}; predict uses it")
 
 
 def _initialise(classifier: Classifier, data: TrainingData, config: TrainConfig) -> None:

@@ -20,7 +20,7 @@ import torch
 import tyro
 
 from truetag.data.corruption import corrupt
-from truetag.data.imports import import_msrvtt
+from truetag.data.imports import ImportOptions, import_msrvtt
 from truetag.data.vocabulary import make_vocabulary
 from truetag.evaluate import evaluate
 from truetag.runs.config import Level, TrainConfig
@@ -63,7 +63,8 @@ class Benchmark:
 def main(benchmark: Benchmark) -> None:
     clean, vocabulary = benchmark.work / "clean.jsonl", benchmark.work / "vocabulary.tsv"
     if not vocabulary.exists():
-        import_msrvtt(benchmark.data / "train_val_videodatainfo.json", benchmark.data / "clips", clean)
+        annotations, options = benchmark.data / "train_val_videodatainfo.json", ImportOptions(overwrite=True)
+        import_msrvtt(annotations, benchmark.data / "clips", clean, options=options)
         make_vocabulary(clean, vocabulary, size=benchmark.num_words)
     metrics: dict[tuple[int, Level, str], list[dict[str, Any]]] = {}
     for swapped in benchmark.levels:

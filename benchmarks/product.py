@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from truetag.data.corruption import corrupt
-from truetag.data.imports import import_captions
+from truetag.data.imports import ImportOptions, import_captions
 from truetag.data.manifest import read_manifest
 from truetag.data.splits import split
 from truetag.data.vocabulary import make_vocabulary
@@ -39,9 +39,10 @@ def prepare(flickr8k: Path, work: Path) -> tuple[Path, Path]:
     """
     imported, clean, vocabulary = (work / name for name in ("all.jsonl", "clean.jsonl", "vocabulary.tsv"))
     if not vocabulary.exists():
-        import_captions(flickr8k / "captions.csv", flickr8k / "images", imported)
+        options = ImportOptions(overwrite=True)  # of what a run that was stopped left
+        import_captions(flickr8k / "captions.csv", flickr8k / "images", imported, options=options)
         lists = {"train": flickr8k / "train.txt", "test": flickr8k / "dev.txt"}
-        split(imported, clean, lists=lists, validation_fraction=VALIDATION_FRACTION)
+        split(imported, clean, lists=lists, validation_fraction=VALIDATION_FRACTION, overwrite=True)
         make_vocabulary(clean, vocabulary, size=NUM_WORDS)
     return clean, vocabulary
 

@@ -29,10 +29,11 @@ ROOMS = [
 """From top to bottom: each imports only what stands above it."""
 LAW = {"latent", "pooling", "noise_models", "losses", "optimisation", "em"}
 """The law stays at the root: functions of tensors."""
-ROOM_OF_FILE = dict.fromkeys(LAW, "law") | {"crossfit": "estimator", "doctor": "cli"}
+ROOM_OF_FILE = dict.fromkeys(LAW, "law") | {"crossfit": "estimator", "doctor": "cli", "tag": "cli"}
 """Files at the root whose room has another name."""
 MAY_NAME_TRUE_LABELS = {
-    *("data.rows", "data.labels", "data.readers", "data.imports"),  # the file format, and the one reader of labels
+    # the file format, what writes it, and the one reader of labels
+    *("data.rows", "data.labels", "data.readers", "data.columns", "data.table_rows", "data.imports"),
     *("data.corruption", "evaluate"),
     *("reports", "demo"),
 }

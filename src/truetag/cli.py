@@ -29,7 +29,7 @@ class Command:
 
 
 def _show_import(summary: Any) -> str:
-    return f"{summary.num_rows} rows"
+    return importlib.import_module("truetag.data.imports").format_summary(summary)
 
 
 def _show_metrics(metrics: Any) -> str:
@@ -37,29 +37,53 @@ def _show_metrics(metrics: Any) -> str:
 
 
 COMMANDS = {
+    "tag": Command(
+        "truetag.tag:tag",
+        ("photos", "table"),
+        "from photos and a table of noisy tags to a tagger and its tags, in one command",
+        lambda predictions: f"tags: {predictions}",
+    ),
     "demo": Command("truetag.demo.demo:demo", (), "run everything on drawn photos; ends with a table and a page"),
+    "import tags": Command(
+        "truetag.data.imports:import_tags",
+        ("annotations", "media_dir"),
+        "make a manifest from a table of tags, whatever its shape",
+        _show_import,
+    ),
+    "import captions": Command(
+        "truetag.data.imports:import_captions",
+        ("annotations", "media_dir"),
+        "make a manifest from a table of captions, whatever its shape",
+        _show_import,
+    ),
+    "import folders": Command(
+        "truetag.data.imports:import_folders",
+        ("media_dir",),
+        "make a manifest of photos in folders that are named like their tags",
+        _show_import,
+    ),
     "import coco": Command(
         "truetag.data.imports:import_coco",
         ("annotations", "media_dir"),
-        "make a manifest from COCO captions (JSON)",
+        "make a manifest from COCO captions or instances (JSON)",
+        _show_import,
+    ),
+    "import karpathy": Command(
+        "truetag.data.imports:import_karpathy",
+        ("annotations", "media_dir"),
+        "make a manifest from Karpathy's captions with their splits (JSON)",
+        _show_import,
+    ),
+    "import open-images": Command(
+        "truetag.data.imports:import_open_images",
+        ("annotations", "media_dir"),
+        "make a manifest from the verified labels of Open Images (CSV)",
         _show_import,
     ),
     "import msrvtt": Command(
         "truetag.data.imports:import_msrvtt",
         ("annotations", "media_dir"),
         "make a manifest of clips from MSR-VTT (JSON)",
-        _show_import,
-    ),
-    "import captions": Command(
-        "truetag.data.imports:import_captions",
-        ("annotations", "media_dir"),
-        "make a manifest from a table of image,caption",
-        _show_import,
-    ),
-    "import tags": Command(
-        "truetag.data.imports:import_tags",
-        ("annotations", "media_dir"),
-        "make a manifest from a table of image,tags",
         _show_import,
     ),
     "split": Command(
@@ -123,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # a photo is either used or listed as skipped: the warnings of PIL add nothing
     warnings.filterwarnings("ignore", module="PIL")
     try:
-        return _run(arguments)
+        return run_command(arguments)
     except InputError as error:
         tell(f"truetag: {error}")
     except OSError as error:
@@ -135,7 +159,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 2
 
 
-def _run(arguments: list[str]) -> int:
+def run_command(arguments: Sequence[str]) -> int:
+    """Run one command and print its result.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        InputError: a user's mistake.
+    """
+    arguments = list(arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_overview())
         return 0

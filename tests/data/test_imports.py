@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from truetag.data.bags import read_bags
-from truetag.data.imports import import_captions, import_tags
+from truetag.data.imports import ImportOptions, import_captions, import_tags
 from truetag.data.manifest import iterate_rows, read_manifest
 from truetag.errors import InputError
 from truetag.media.files import Reading
@@ -48,7 +48,7 @@ def test_unusable_photos_are_left_out_and_listed(folder, capsys):
 
 
 def test_photos_elsewhere_are_taken_if_that_is_allowed(folder):
-    import_tags(folder / "t.csv", folder / "photos", folder / "m.jsonl", allow_outside=True)
+    import_tags(folder / "t.csv", folder / "photos", folder / "m.jsonl", options=ImportOptions(allow_outside=True))
     assert skipped(folder).keys() == {"half.png", "none.png"}
     with pytest.raises(InputError, match=r"'\.\./outside\.png' .* leads out of the media root .* --allow-outside"):
         read_bags(read_manifest(folder / "m.jsonl"))
@@ -56,20 +56,23 @@ def test_photos_elsewhere_are_taken_if_that_is_allowed(folder):
 
 
 def test_without_decoding_only_the_files_are_looked_for(folder):
-    import_tags(folder / "t.csv", folder / "photos", folder / "m.jsonl", check_photos=False)
+    import_tags(folder / "t.csv", folder / "photos", folder / "m.jsonl", options=ImportOptions(check=False))
     assert "half.png" not in skipped(folder)
     assert "none.png" in skipped(folder)
 
 
 def test_too_many_unusable_photos_stop_the_import(folder):
     with pytest.raises(InputError, match=r"more than the share 0\.4 of 8 photos cannot be used: 2 x leads outside"):
-        import_tags(folder / "t.csv", folder / "photos", folder / "m.jsonl", max_skipped=0.4)
+        import_tags(folder / "t.csv", folder / "photos", folder / "m.jsonl", options=ImportOptions(max_skipped=0.4))
     assert not (folder / "m.jsonl").exists()
     with pytest.raises(InputError, match="max_skipped: expected a share between 0 and 1, got 2"):
-        import_tags(folder / "t.csv", folder / "photos", folder / "m.jsonl", max_skipped=2.0)
+        import_tags(folder / "t.csv", folder / "photos", folder / "m.jsonl", options=ImportOptions(max_skipped=2.0))
 
 
 def test_nothing_usable_is_said_even_where_anything_is_allowed(folder):
     (folder / "c.csv").write_text("image,caption\nnone.png,a dog\na.png,\n")
-    with pytest.raises(InputError, match=r"no photo of it can be used .* the first of 2: .*none\.png \(no such file\)"):
-        import_captions(folder / "c.csv", folder / "photos", folder / "m.jsonl", max_skipped=1.0)
+    with pytest.raises(
+        InputError,
+        match=r"no photo or clip of it can be used .* the first of 2: .*none\.png \(no such file \(the nearest ",
+    ):
+        import_captions(folder / "c.csv", folder / "photos", folder / "m.jsonl", options=ImportOptions(max_skipped=1.0))

@@ -6,7 +6,7 @@ import pytest
 from made_clips import make_clip
 
 from truetag.cli import main
-from truetag.data.imports import import_msrvtt
+from truetag.data.imports import ImportOptions, import_msrvtt
 from truetag.data.manifest import iterate_rows, read_manifest
 from truetag.data.readers import read_msrvtt
 from truetag.errors import InputError
@@ -33,7 +33,7 @@ def folder(tmp_path):
 
 
 def test_rows_are_those_of_the_file(folder):
-    rows = list(read_msrvtt(folder / "v.json"))
+    rows = read_msrvtt(folder / "v.json").rows
     assert rows[0] == {
         "id": "video0",
         "video": "video0.mp4",
@@ -42,7 +42,6 @@ def test_rows_are_those_of_the_file(folder):
     }
     assert [row["split"] for row in rows] == ["train", "train", "validation", "test", "test"]
     assert rows[4]["captions"] == []
-    assert {row["split"] for row in read_msrvtt(folder / "v.json", "held-out")} == {"held-out"}
 
 
 def test_import_keeps_the_clips_that_can_be_used(folder, capsys):
@@ -54,7 +53,13 @@ def test_import_keeps_the_clips_that_can_be_used(folder, capsys):
     assert reasons["video3"].startswith("not a clip")
     assert len(list(folder.glob("m*.skipped.jsonl"))) == 1
     assert "2 of 5 " in capsys.readouterr().err
-    assert import_msrvtt(folder / "v.json", folder / "clips", folder / "m.jsonl", check_clips=False).num_rows == 4
+    assert (
+        import_msrvtt(
+            folder / "v.json", folder / "clips", folder / "n.jsonl", options=ImportOptions("held-out", check=False)
+        ).num_rows
+        == 4
+    )
+    assert {row["split"] for row in iterate_rows(folder / "n.jsonl")} == {"held-out"}
 
 
 def test_on_the_command_line(folder, capsys):
@@ -68,12 +73,12 @@ def test_without_any_clip_the_message_says_what_is_looked_for(folder):
     (folder / "empty").mkdir()
     with pytest.raises(InputError) as caught:
         import_msrvtt(folder / "v.json", folder / "empty", folder / "m.jsonl")
-    expected = f"holds none of the 5 clips of {folder / 'v.json'}; expected files such as 'video0.mp4' (or .webm, .avi"
-    assert expected in str(caught.value)
-    with pytest.raises(InputError, match="no such folder of clips"):
+    assert "of 5 photos cannot be used: 5 x no such file; the first is " in str(caught.value)
+    assert "video0.mp4 (no such file)" in str(caught.value)
+    with pytest.raises(InputError, match="no such folder of photos or clips"):
         import_msrvtt(folder / "v.json", folder / "none", folder / "m.jsonl")
     (folder / "v.json").write_text('{"videos": [], "sentences": []}')
-    with pytest.raises(InputError, match="no clip of it can be used"):
+    with pytest.raises(InputError, match="no photo or clip of it can be used"):
         import_msrvtt(folder / "v.json", folder / "clips", folder / "m.jsonl")
 
 
@@ -84,6 +89,8 @@ def test_names_that_lead_out_of_the_folder(folder):
     (folder / "clips" / "video2.mkv").symlink_to(folder / "outside.mp4")
     content["videos"][0]["video_id"] = content["sentences"][0]["video_id"] = "../outside"
     (folder / "v.json").write_text(json.dumps(content))
-    summary = import_msrvtt(folder / "v.json", folder / "clips", folder / "m.jsonl", max_skipped=1.0)
+    summary = import_msrvtt(
+        folder / "v.json", folder / "clips", folder / "m.jsonl", options=ImportOptions(max_skipped=1.0)
+    )
     assert [row["id"] for row in iterate_rows(folder / "m.jsonl")] == ["video1"]
     assert sum("leads outside" in entry.reason for entry in summary.skipped) == 2

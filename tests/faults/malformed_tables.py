@@ -17,10 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from truetag.data.manifest import iterate_rows, read_header
-from truetag.data.readers import read_captions, read_coco, read_msrvtt, read_tags
-from truetag.data.rows import LIST_FIELDS, MEDIA_FIELDS, TEXT_FIELDS
+from truetag.data.readers import read_coco, read_msrvtt
+from truetag.data.rows import LIST_FIELDS, MEDIA_FIELDS, TEXT_FIELDS, ImportedRows
 from truetag.data.splits import read_list
+from truetag.data.table_rows import read_captions, read_tags
 from truetag.data.vocabulary import read_vocabulary
+from truetag.errors import InputError
 from truetag.io.text import parse_json
 from truetag.runs.config import TrainConfig, config_from_dict
 
@@ -63,7 +65,15 @@ def without(record: dict[str, Any], name: str) -> dict[str, Any]:
 def read_categories(path: Path) -> None:
     beside = path.with_name("captions.json")
     beside.write_bytes(lines(COCO))
-    list(read_coco(beside, path))
+    read_coco(beside, path)
+
+
+def read_clean(read: Callable[[Path], ImportedRows], path: Path) -> ImportedRows:
+    """The rows of a table, each record of which must be good."""
+    imported = read(path)
+    for line, reason in imported.problems:
+        raise InputError(f"{path}, line {line}: {reason}")
+    return imported
 
 
 def assert_clear(message: str, name: str) -> None:
@@ -76,11 +86,11 @@ def assert_clear(message: str, name: str) -> None:
 READERS: dict[str, Callable[[Path], object]] = {
     "manifest": lambda path: list(iterate_rows(path)),
     "header": read_header,
-    "coco": lambda path: list(read_coco(path)),
+    "coco": read_coco,
     "categories": read_categories,
-    "msrvtt": lambda path: list(read_msrvtt(path)),
-    "captions": lambda path: list(read_captions(path)),
-    "tags": lambda path: list(read_tags(path)),
+    "msrvtt": read_msrvtt,
+    "captions": lambda path: read_clean(read_captions, path),
+    "tags": lambda path: read_clean(read_tags, path),
     "vocabulary": read_vocabulary,
     "list": read_list,
     "config": lambda path: config_from_dict(parse_json(path.read_text())),
@@ -298,62 +308,62 @@ def damaged_parquet() -> Iterator[Case]:
 
 
 def csv_tables() -> Iterator[Case]:
+    """Tables that are in doubt as a whole, and records that are."""
     for reader, columns, row in (
         ("captions", ["image", "caption"], "a.jpg,A dog"),
         ("tags", ["image", "tags"], "a,dog"),
     ):
         name = GOOD[reader][0]
-        wanted = f"expected a header with the columns {', '.join(columns)} (and optionally "
 
         def table(header: str, *rows: str, end: str = "\n") -> bytes:
             return end.join([header, *rows, ""]).encode()
 
         good = ",".join(columns)
-        for header in (
-            "",
-            columns[0],
-            columns[1],
-            good.replace(",", ";"),
-            good.replace(",", " "),
-            f"{good},{columns[0]}",
-            f"{good},{columns[1]}",
-            f"{good}, {columns[1].upper()} ",
-            f"{good},x,x",
-            f"{good},,",
-            f"photo,{columns[1]}",
-            "a.jpg,A dog",
-            f'"{good}"',
-            "x," * 30_000,
-            "x" * 1_000_000,
-            f"\x1b[31m,{columns[1]}",
+        no_image, no_values = "expected one column with the names of photos", f"expected a column of {reader}"
+        for header, expected in (
+            ("", no_image),
+            (columns[0], no_values),
+            (columns[1], no_image),
+            (good.replace(",", " "), no_image),
+            (f"{good},{columns[0]}", "expected columns with distinct names, got 'image' several times"),
+            (f"{good},{columns[1]}", "expected columns with distinct names, got"),
+            (f"{good},x,x", "expected columns with distinct names, got 'x' several times"),
+            ("a.jpg,A dog", "add --no-header"),
+            (f'"{good}"', no_image),
+            ("x," * 30_000, "expected columns with distinct names, got 'x' several times"),
+            ("x" * 1_000_000, no_image),
+            (f"\x1b[31m,{columns[1]}", no_image if reader == "tags" else ""),
         ):
-            yield reader, name, table(header, row) if header else b"\n\n\n", wanted
-        yield reader, name, b"", wanted
-        for typo in ("splt", "Split_", "groups", "gruop"):
-            yield reader, name, table(f"{good},{typo}", f"{row},x"), "unknown column"
+            if expected:
+                yield reader, name, table(header, row) if header else b"\n\n\n", expected
+        for close in ("splt", "gruop", "Splits", "group_"):
+            yield reader, name, table(f"{good},{close}", f"{row},z"), f"unknown column {close!r}; did you mean"
+        unclosed, unreadable = "not a readable table", "broken quotes"
         for line in (2, 5, 40):
             before = [row.replace("a", f"p{number}", 1) for number in range(line - 2)]
-            for cells in ("b.jpg", "b.jpg,x,y", "b.jpg,,,,,", ",".join("x" * 50_000)):
-                expected = f"line {line}: expected 2 cells ({', '.join(columns)}), got {cells.count(',') + 1}"
-                yield reader, name, table(good, *before, cells), expected
             for end in ("\n", "\r\n", "\r"):
-                unreadable = f"line {line}: not a readable table"
-                yield reader, name, table(good, *before, 'b.jpg,"never closed', *["x,y"] * 9, end=end), unreadable
-                yield reader, name, table(good, *before, 'b.jpg,"closed" early', "x,y", end=end), unreadable
-            yield reader, name, table(good, *before, " ,dog"), f"line {line}: the image is empty"
-            yield reader, name, table(good, *before, '"",dog'), f"line {line}: the image is empty"
+                for cells in ("b.jpg", "b.jpg,x,y", ",".join("x" * 50_000)):
+                    expected = f"line {line}: expected 2 cells, got {cells.count(',') + 1}"
+                    yield reader, name, table(good, *before, cells, end=end), expected
+                where = f"line {line}: {unclosed}"
+                yield reader, name, table(good, *before, 'b.jpg,"never closed', *["x,y"] * 9, end=end), where
+                yield reader, name, table(good, *before, 'b.jpg,"closed" early', "x,yak", end=end), unreadable
+            yield reader, name, table(good, *before, " ,dog"), f"line {line}: no name in 'image'"
+            yield reader, name, table(good, *before, '"",dog'), f"line {line}: no name in 'image'"
+            yield reader, name, table(good, *before, "nan,dog"), f"line {line}: no name in 'image'"
+            yield reader, name, table(good, *before, " , "), f"line {line}: a blank row"
         tabs = good.replace(",", "\t")
-        yield reader, name, table(tabs, 'a\t"x"y'), "line 2: not a readable table"
+        yield reader, name, table(tabs, 'a\t"x"y'), "line 2: broken quotes"
         yield reader, name, table(tabs, "a\tb\tc"), "line 2: expected 2 cells"
         yield reader, name, table(good.replace(",", "|"), "a|b|c"), "line 2: expected 2 cells"
         yield reader, name, table(good, 'a,"' + "x" * 20_000_001), "line 2: not a readable table (field larger than"
     for key, given in (("split", "train"), ("group", "g\x1b"), ("split", "x" * 100_000)):
         content = f"image,caption,{key}\na,b,{given}\na,c,other\n".encode()
-        yield "captions", "c.csv", content, f"line 3: {key} of 'a' is 'other', earlier '"
-    yield "tags", "t.csv", b"image,tags\na,x\nb,y\na,z\n", "line 4: id 'a' was already used on line 2"
-    yield "tags", "t.csv", b"id,image,tags\n7,a,x\n7,b,y\n", "line 3: id '7' was already used on line 2"
-    long = b"x" * 100_000
-    yield "tags", "t.csv", b"image,tags\n" + long + b",x\n" + long + b",y\n", "was already used on line 2"
+        yield "captions", "c.csv", content, f"line 3: {key} of 'a' is 'other', on line 2 '"
+    yield "tags", "t.csv", b"id,image,tags\n7,a,x\n7,b,y\n", "line 3: image of '7' is 'b', on line 2 'a'"
+    yield "tags", "t.csv", b"image,tags\na,x;y\nb,y z,1\n", "line 3: expected 2 cells, got 3 (cells that hold commas"
+    yield "tags", "t.csv", b"image,label\na,1\nb,0\n", "expected tags in 'label', got only values such as 1 and 0"
+    yield "tags", "t.csv", b"image,cat,dog\na,1,0\nb,-1,1\n", "absent: expected 0 or -1, got neither"
 
 
 def coco_files() -> Iterator[Case]:
@@ -362,7 +372,7 @@ def coco_files() -> Iterator[Case]:
         ("coco", COCO, "annotations", {"id": int, "image_id": int, "caption": str}),
         ("categories", INSTANCES, "categories", {"id": int, "name": str}),
         ("categories", INSTANCES, "annotations", {"image_id": int, "category_id": int}),
-        ("msrvtt", MSRVTT, "videos", {"video_id": str, "split": str}),
+        ("msrvtt", MSRVTT, "videos", {"video_id": str}),
         ("msrvtt", MSRVTT, "sentences", {"video_id": str, "caption": str}),
     )
     for reader, good, key, fields in kinds:
@@ -377,12 +387,15 @@ def coco_files() -> Iterator[Case]:
             for value in (None, True, False, 1.5, [], {}, "7" if kind is int else 7, [[["a"]]], {"a" * 999: 1}):
                 yield reader, name, lines(good | {key: [*good[key], good[key][0] | {field: value}]}), expected
             yield reader, name, lines(good | {key: [*good[key], without(good[key][0], field)]}), expected + "None"
+    for value in (0, 1, 1.5, True, [], {"a": 1}):
+        videos = [*MSRVTT["videos"], {"video_id": "video2", "split": value}]
+        yield "msrvtt", "v.json", lines(MSRVTT | {"videos": videos}), "videos[2]: expected 'split' (str), got "
     yield "coco", "c.json", lines(COCO | {"images": [COCO["images"][0]] * 2}), "image id 7 is listed twice"
     yield "msrvtt", "v.json", lines(MSRVTT | {"videos": [MSRVTT["videos"][0]] * 2}), "'vidéo0' is listed twice"
     yield "msrvtt", "v.json", lines(MSRVTT | {"videos": [{"video_id": "", "split": "x"}]}), "videos[0]: the video_id is"
     big = [{"id": 10**4000, "file_name": "x"}] * 2
     yield "coco", "c.json", lines(COCO | {"images": big}), "is listed twice"
-    yield "coco", "c.json", lines({"x" * 100_000: 1, "\x1b": 2}), "expected a list under 'annotations'"
+    yield "coco", "c.json", lines({"x" * 100_000: 1, "\x1b": 2}), "expected a list under 'images'"
     stray = [{"image_id": 7, "category_id": 10**4000}]
     yield "categories", "i.json", lines(INSTANCES | {"annotations": stray}), "not one of 'categories'"
     two = [{"id": 1, "name": "dog"}, {"id": 1, "name": "cat\n"}]

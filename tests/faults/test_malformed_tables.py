@@ -12,8 +12,8 @@ from malformed_tables import GOOD, READERS, ROW, Case, assert_clear, broken_runs
 
 from truetag.data.imports import import_captions, import_coco, import_tags
 from truetag.data.manifest import iterate_rows, read_header, read_manifest, write_manifest
-from truetag.data.readers import read_captions, read_tags
 from truetag.data.splits import read_list, split
+from truetag.data.table_rows import read_captions, read_tags
 from truetag.data.vocabulary import read_vocabulary
 from truetag.errors import InputError
 from truetag.io import text as text_module
@@ -178,7 +178,7 @@ def test_odd_captions_in_a_table(tmp_path: Path, end: str, mark: str, delimiter:
     texts = [f"a.jpg{delimiter}{caption}" for caption in quoted]
     content = mark + end.join(["", "", f'Image{delimiter}"caption"', "", *texts, "", f"b.jpg{delimiter}x"])
     (tmp_path / "t.csv").write_bytes(content.encode())
-    first, second = read_captions(tmp_path / "t.csv")
+    first, second = read_captions(tmp_path / "t.csv").rows
     assert first["captions"] == [caption.strip() for caption in ODD_CAPTIONS]
     assert second == {"id": "b.jpg", "image": "b.jpg", "captions": ["x"]}
 
@@ -189,9 +189,9 @@ def test_ten_megabytes_in_a_line(tmp_path: Path) -> None:
     assert [row["captions"] for row in iterate_rows(tmp_path / "m.jsonl")] == [[caption], ROW["captions"]]
     assert read_manifest(tmp_path / "m.jsonl").rows[0]["captions"] == [caption]
     (tmp_path / "t.csv").write_text(f'image,caption\na,"{caption}"\nb,x\n', encoding="utf-8")
-    assert [row["captions"] for row in read_captions(tmp_path / "t.csv")] == [[caption], ["x"]]
+    assert [row["captions"] for row in read_captions(tmp_path / "t.csv").rows] == [[caption], ["x"]]
     (tmp_path / "t.csv").write_text(f"image,tags\na,{caption};x\nb,x\n", encoding="utf-8")
-    assert [row["tags"] for row in read_tags(tmp_path / "t.csv")] == [[caption, "x"], ["x"]]
+    assert [row["tags"] for row in read_tags(tmp_path / "t.csv").rows] == [[caption, "x"], ["x"]]
     (tmp_path / "v.txt").write_text("dog\n" + "x" * 10_000_000 + "\n")
     assert len(read_vocabulary(tmp_path / "v.txt").words[1]) == 10_000_000
 

@@ -348,6 +348,12 @@ def _tagged_rows(
 
     columns = zip(rows, words_with(after, 1), words_with(after, -1), words_with(before, 1), strict=True)
     return {
-        row: {"captions": None, "tags": tags, "unknown_tags": unknown or None, "true_tags": true_tags}
+        row: {
+            "captions": None,
+            "tags": tags,
+            "unknown_tags": unknown or None,
+            "rejected_tags": None,
+            "true_tags": true_tags,
+        }
         for row, tags, unknown, true_tags in columns
     }

@@ -1,36 +1,61 @@
-"""`truetag import`: published annotations and a folder of media become a manifest of the photos that can be used.
+"""`truetag import`: annotations as people have them, and a folder of media, become a manifest of what can be used.
 
-The photos that cannot be used are listed beside it, in MANIFEST.jsonl.skipped.jsonl. Clips are treated alike.
+Rows and photos that cannot be used are listed beside it, in MANIFEST.jsonl.skipped.jsonl. Clips are treated alike.
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
+from truetag.data.columns import is_clip_name
 from truetag.data.manifest import Row, relative_root, write_manifest
-from truetag.data.readers import read_captions, read_coco, read_msrvtt, read_tags
+from truetag.data.parts_of_speech import CLOSED_WORDS
+from truetag.data.readers import read_coco, read_folders, read_karpathy, read_msrvtt, read_open_images
+from truetag.data.rows import ImportedRows
+from truetag.data.table_rows import CaptionOptions, TagOptions, read_captions, read_tags
+from truetag.data.tables import BLANK
+from truetag.data.words import normalise, tokenise
 from truetag.errors import InputError
-from truetag.io.files import refuse_overwriting
+from truetag.io.files import refuse_existing, refuse_overwriting
 from truetag.io.terminal import Progress
-from truetag.io.text import shown
-from truetag.media.clips import CLIP_SUFFIXES, sample_frames
+from truetag.io.text import counted, one_line, shown
+from truetag.media.clips import sample_frames
 from truetag.media.files import MAX_SKIPPED, MediaFiles, Reading, SkipList, Skipped
+from truetag.media.names import describe_names, find_files
 from truetag.media.photos import MediaError
 
 _FILES_AT_A_TIME = 256
-_NOUNS = {"image": "photo", "video": "clip"}
+_NUM_FREQUENT = 10
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """What an import does besides reading."""
+
+    split: str | None = None
+    """The split of every row that has none of its own."""
+    max_skipped: float = MAX_SKIPPED
+    """Stop if more than this share of the rows and photos cannot be used."""
+    check: bool = True
+    """Decode every photo, or a frame of every clip, once; without it, only check that the files exist."""
+    allow_outside: bool = False
+    """Take files outside the media folder, which links or names with `..` may lead to."""
+    overwrite: bool = False
+    """Replace `out` if it exists."""
 
 
 @dataclass(frozen=True)
 class ImportSummary:
-    """The size of the manifest that an import wrote, and the photos or clips that it left out."""
+    """What an import wrote and left out."""
 
     num_rows: int
     skipped: list[Skipped]
+    notes: list[str]
+    """What a person should check, a line each."""
 
 
 def import_coco(
@@ -39,29 +64,38 @@ def import_coco(
     out: Path,
     *,
     categories: Path | None = None,
-    split: str | None = None,
-    max_skipped: float = MAX_SKIPPED,
-    check_photos: bool = True,
-    allow_outside: bool = False,
+    options: ImportOptions = ImportOptions(),
 ) -> ImportSummary:
-    """Write a manifest from a COCO `captions_*.json`.
+    """Write a manifest from a COCO file of captions, or of instances (their categories are then the tags).
 
     Args:
-        annotations: the official captions file.
+        annotations: the official `captions_*.json` or `instances_*.json`.
         media_dir: the folder that holds its photos.
         out: the manifest to write (`.jsonl` or `.parquet`).
-        categories: the matching `instances_*.json`; its category names become `true_tags`.
-        split: the split of every row.
-        max_skipped: stop if more than this share of the photos cannot be used.
-        check_photos: decode every photo once; without it, only check that the files exist.
-        allow_outside: take photos outside `media_dir`, which links or names with `..` may lead to.
+        categories: the `instances_*.json` of the same photos; its category names become `true_tags`.
+        options: what else to do.
 
     Raises:
-        InputError: a file breaks the rules of its format, or too many photos cannot be used.
+        InputError: a file breaks the rules of its format, too many photos cannot be used, or `out` exists.
     """
-    reading = Reading(max_skipped=max_skipped, allow_outside=allow_outside)
-    rows = read_coco(annotations, categories, split)
-    return _import(_Job(rows, annotations, media_dir, out, reading, check_photos))
+    return _import(read_coco(annotations, categories), annotations, media_dir, out, options)
+
+
+def import_karpathy(
+    annotations: Path, media_dir: Path, out: Path, *, options: ImportOptions = ImportOptions()
+) -> ImportSummary:
+    """Write a manifest from one of Karpathy's `dataset_*.json` (Flickr8k, Flickr30k, COCO) with its splits.
+
+    Args:
+        annotations: the file.
+        media_dir: the folder that holds its photos.
+        out: the manifest to write (`.jsonl` or `.parquet`).
+        options: what else to do.
+
+    Raises:
+        InputError: the file breaks the rules of its format, too many photos cannot be used, or `out` exists.
+    """
+    return _import(read_karpathy(annotations), annotations, media_dir, out, options)
 
 
 def import_captions(
@@ -69,28 +103,22 @@ def import_captions(
     media_dir: Path,
     out: Path,
     *,
-    split: str | None = None,
-    max_skipped: float = MAX_SKIPPED,
-    check_photos: bool = True,
-    allow_outside: bool = False,
+    table: CaptionOptions = CaptionOptions(),
+    options: ImportOptions = ImportOptions(),
 ) -> ImportSummary:
-    """Write a manifest from a table with one caption per line (Flickr8k style).
+    """Write a manifest from a table of captions: one on each row, several columns of them, or lists.
 
     Args:
-        annotations: columns `image` and `caption`, optionally `split` and `group`; commas, bars or tabs separate them.
-        media_dir: the folder that holds the photos.
+        annotations: the table: CSV, TSV, JSON, JSON Lines, Parquet, Excel, or Flickr8k.token.txt.
+        media_dir: the folder that holds the photos or clips.
         out: the manifest to write (`.jsonl` or `.parquet`).
-        split: the split of every row that has none of its own.
-        max_skipped: stop if more than this share of the photos cannot be used.
-        check_photos: decode every photo once; without it, only check that the files exist.
-        allow_outside: take photos outside `media_dir`, which links or names with `..` may lead to.
+        table: how to read it; what is left open is found and said.
+        options: what else to do.
 
     Raises:
-        InputError: the table breaks the rules of its format, or too many photos cannot be used.
+        InputError: it is in doubt how to read the table, too many rows cannot be used, or `out` exists.
     """
-    reading = Reading(max_skipped=max_skipped, allow_outside=allow_outside)
-    rows = read_captions(annotations, split)
-    return _import(_Job(rows, annotations, media_dir, out, reading, check_photos))
+    return _import(read_captions(annotations, table), annotations, media_dir, out, options)
 
 
 def import_tags(
@@ -98,113 +126,171 @@ def import_tags(
     media_dir: Path,
     out: Path,
     *,
-    separator: str = ";",
-    max_skipped: float = MAX_SKIPPED,
-    check_photos: bool = True,
-    allow_outside: bool = False,
+    table: TagOptions = TagOptions(),
+    options: ImportOptions = ImportOptions(),
 ) -> ImportSummary:
-    """Write a manifest from a table with one photo per line.
+    """Write a manifest from a table of tags: in one cell, in several columns, on several rows, or a column for each.
 
     Args:
-        annotations: columns `image` and `tags`, optionally `id`, `unknown_tags`, `split` and `group`.
-        media_dir: the folder that holds the photos.
+        annotations: the table: CSV, TSV, JSON, JSON Lines, Parquet or Excel.
+        media_dir: the folder that holds the photos or clips.
         out: the manifest to write (`.jsonl` or `.parquet`).
-        separator: the text between the tags of a photo.
-        max_skipped: stop if more than this share of the photos cannot be used.
-        check_photos: decode every photo once; without it, only check that the files exist.
-        allow_outside: take photos outside `media_dir`, which links or names with `..` may lead to.
+        table: how to read it; what is left open is found and said.
+        options: what else to do.
 
     Raises:
-        InputError: the table breaks the rules of its format, or too many photos cannot be used.
+        InputError: it is in doubt how to read the table, too many rows cannot be used, or `out` exists.
     """
-    reading = Reading(max_skipped=max_skipped, allow_outside=allow_outside)
-    rows = read_tags(annotations, separator)
-    return _import(_Job(rows, annotations, media_dir, out, reading, check_photos))
+    return _import(read_tags(annotations, table), annotations, media_dir, out, options)
 
 
 def import_msrvtt(
+    annotations: Path, media_dir: Path, out: Path, *, options: ImportOptions = ImportOptions()
+) -> ImportSummary:
+    """Write a manifest of clips from MSR-VTT: the official `*_videodatainfo.json`, or a mirror's list of records.
+
+    Args:
+        annotations: the file.
+        media_dir: the folder of its clips: `video0.mp4` and so on, or with the suffix of another kind of clip.
+        out: the manifest to write (`.jsonl` or `.parquet`).
+        options: what else to do; without a split, the rows have the official ones.
+
+    Raises:
+        InputError: the file breaks the rules of its format, too many clips cannot be used, or `out` exists.
+    """
+    imported = read_msrvtt(annotations)
+    if options.split is not None:
+        imported = imported._replace(rows=[row | {"split": options.split} for row in imported.rows])
+    return _import(imported, annotations, media_dir, out, options)
+
+
+def import_open_images(
     annotations: Path,
     media_dir: Path,
     out: Path,
     *,
-    split: str | None = None,
-    max_skipped: float = MAX_SKIPPED,
-    check_clips: bool = True,
-    allow_outside: bool = False,
+    classes: Path | None = None,
+    options: ImportOptions = ImportOptions(),
 ) -> ImportSummary:
-    """Write a manifest from an MSR-VTT `*_videodatainfo.json`.
+    """Write a manifest from the verified labels of Open Images; tags that nobody verified are unknown.
 
     Args:
-        annotations: the official annotation file.
-        media_dir: the folder of its clips: `video0.mp4` and so on, or with another suffix (.webm, .avi, .mkv, .mov).
+        annotations: `*-annotations-human-imagelabels*.csv`.
+        media_dir: the folder that holds the photos, `IMAGEID.jpg`.
         out: the manifest to write (`.jsonl` or `.parquet`).
-        split: the split of every row; without it, the official splits (train, validation, test).
-        max_skipped: stop if more than this share of the clips cannot be used.
-        check_clips: decode a frame of every clip; without it, only check that the files exist.
-        allow_outside: take clips outside `media_dir`, which links or names with `..` may lead to.
+        classes: `class-descriptions*.csv`, the names of the labels; without it, tags look like `/m/01g317`.
+        options: what else to do.
 
     Raises:
-        InputError: the file breaks the rules of its format, none of its clips exists, or too many cannot be used.
+        InputError: a file breaks the rules of its format, too many photos cannot be used, or `out` exists.
     """
-    reading = Reading(max_skipped=max_skipped, allow_outside=allow_outside)
-    rows = list(read_msrvtt(annotations, split))
-    if media_dir.is_dir():
-        _find_suffixes(rows, annotations, media_dir)
-    return _import(_Job(rows, annotations, media_dir, out, reading, check_clips, "video"))
+    return _import(read_open_images(annotations, classes), annotations, media_dir, out, options)
 
 
-@dataclass(frozen=True)
-class _Job:
-    """What to import, and how."""
+def import_folders(media_dir: Path, out: Path, *, options: ImportOptions = ImportOptions()) -> ImportSummary:
+    """Write a manifest of photos that lie in folders named like their tags.
 
-    rows: Iterable[Row]
-    annotations: Path
-    media_dir: Path
-    out: Path
-    reading: Reading
-    decode: bool
-    """Whether files are decoded once; otherwise only their existence is checked."""
-    field: Literal["image", "video"] = "image"
-    """The field of the rows that names their file."""
+    Args:
+        media_dir: the folder that holds a folder for each tag, perhaps within folders for train, validation and test.
+        out: the manifest to write (`.jsonl` or `.parquet`).
+        options: what else to do.
 
-
-def _find_suffixes(rows: list[Row], annotations: Path, media_dir: Path) -> None:
-    """Replace the names of clips by those that exist in the folder."""
-    names = {path.name for path in media_dir.iterdir()}
-    num_found = 0
-    for row in rows:
-        existing = [name for suffix in CLIP_SUFFIXES if (name := row["id"] + suffix) in names]
-        row["video"] = existing[0] if existing else row["video"]
-        num_found += bool(existing)
-    if rows and not num_found:
-        wanted = f"files such as {shown(rows[0]['video'])} (or {', '.join(CLIP_SUFFIXES[1:])})"
-        raise InputError(f"{media_dir}: holds none of the {len(rows)} clips of {annotations}; expected {wanted}")
+    Raises:
+        InputError: there are no such folders, too many photos cannot be used, or `out` exists.
+    """
+    return _import(read_folders(media_dir), media_dir, media_dir, out, options)
 
 
-def _import(job: _Job) -> ImportSummary:
-    noun, annotations, media_dir = _NOUNS[job.field], job.annotations, job.media_dir
-    refuse_overwriting(job.out, annotations)
+def _import(
+    imported: ImportedRows, annotations: Path, media_dir: Path, out: Path, options: ImportOptions
+) -> ImportSummary:
+    """Find the files of the rows, look at them, and write what can be used.
+
+    Args:
+        imported: the rows.
+        annotations: where they come from.
+        media_dir: the folder that their names are relative to.
+        out: the manifest.
+        options: what else to do.
+    """
+    refuse_overwriting(out, annotations)
+    refuse_existing(out, options.overwrite)
     if not media_dir.is_dir():
-        raise InputError(f"{media_dir}: no such folder of {noun}s")
-    rows = list(job.rows)
-    root = job.reading.fence(media_dir)
-    files = MediaFiles([row["id"] for row in rows], [media_dir / row[job.field] for row in rows], [root] * len(rows))
-    skips = SkipList(job.reading.max_skipped, len(rows))
-    unusable = _find_unusable(files, job.decode, noun, skips)
-    uncaptioned = {index for index, row in enumerate(rows) if row.get("captions") == []} - unusable
-    for index in sorted(uncaptioned):
+        raise InputError(f"{media_dir}: no such folder of photos or clips")
+    reading = Reading(max_skipped=options.max_skipped, allow_outside=options.allow_outside)
+    rows = imported.rows
+    skips = SkipList(options.max_skipped, len(rows) + sum(reason != BLANK for _, reason in imported.problems))
+    for line, reason in imported.problems:
+        entry = Skipped(f"line {line}" if line else "", annotations, reason)
+        skips.list_only(entry) if reason == BLANK else skips.report(entry)
+    found = find_files(media_dir, [_medium(row) for row in rows])
+    rows = [_with_file(row, file.name) for row, file in zip(rows, found, strict=True)]
+    root = reading.fence(media_dir)
+    files = MediaFiles([row["id"] for row in rows], [media_dir / _medium(row) for row in rows], [root] * len(rows))
+    hints = {index: file.hint for index, file in enumerate(found) if file.name is None and file.hint}
+    unusable = _find_unusable(files, options.check, hints, skips)
+    silent = {index for index, row in enumerate(rows) if row.get("captions") == []} - unusable
+    for index in sorted(silent):
         skips.list_only(files.skip(index, "no captions"))
-    usable = [row for index, row in enumerate(rows) if index not in unusable | uncaptioned]
+    usable = [row for index, row in enumerate(rows) if index not in unusable | silent]
     if not usable:
         first = next(iter(skips), None)
         example = f"; the first of {len(skips)}: {first.path} ({first.reason})" if first else ""
-        raise InputError(f"{annotations}: no {noun} of it can be used with {media_dir}{example}")
-    num_rows = write_manifest(job.out, usable, {"media_root": relative_root(media_dir, job.out)})
-    skips.write(job.out.with_name(f"{job.out.name}.skipped.jsonl"))
-    return ImportSummary(num_rows, list(skips))
+        raise InputError(f"{annotations}: no photo or clip of it can be used with {media_dir}{example}")
+    if options.split is not None:
+        usable = [row | {"split": row.get("split") or options.split} for row in usable]
+    num_rows = write_manifest(out, usable, {"media_root": relative_root(media_dir, out)})
+    listing = out.with_name(f"{out.name}.skipped.jsonl")
+    skips.write(listing)
+    notes = [*imported.notes, *describe_names(found), *_describe_labels(usable), *_describe_splits(usable)]
+    if len(skips):
+        notes.append(f"{len(skips)} skipped ({skips.count_reasons()}), listed in {listing}")
+    return ImportSummary(num_rows, list(skips), notes)
 
 
-def _find_unusable(files: MediaFiles, decode: bool, noun: str, skips: SkipList) -> set[int]:
+def format_summary(summary: ImportSummary) -> str:
+    """The number of rows, and what a person should check."""
+    return "\n".join([counted(summary.num_rows, "row"), *(f"  {note}" for note in summary.notes)])
+
+
+def _medium(row: Row) -> str:
+    return row.get("image") or row["video"]
+
+
+def _with_file(row: Row, name: str | None) -> Row:
+    """The row with the name of the file that was found; its field follows from that name."""
+    if name is None:
+        return row
+    field = "image" if "image" in row else "video"
+    return {key: name if key == field else value for key, value in row.items()}
+
+
+def _describe_labels(rows: list[Row]) -> list[str]:
+    """How many captions and tags there are, and the most frequent ones."""
+    notes = []
+    captions = [caption for row in rows for caption in row.get("captions") or []]
+    if captions:
+        words = Counter(word for text in captions for word in set(tokenise(text)) if word not in CLOSED_WORDS)
+        notes.append(f"{counted(len(captions), 'caption')}; most frequent words: {_frequent(words)}")
+    tagged = [row["tags"] for row in rows if row.get("tags") is not None]
+    if tagged:
+        tags = Counter(tag for tags in tagged for tag in {normalise(tag) for tag in tags})
+        notes.append(f"{counted(tags.total(), 'tag')}, {len(tags)} of them distinct; most frequent: {_frequent(tags)}")
+        notes.append(f"{counted(sum(not tags for tags in tagged), 'row')} without tags")
+    return notes
+
+
+def _describe_splits(rows: list[Row]) -> list[str]:
+    sizes = Counter(row.get("split") or "(none)" for row in rows)
+    listed = ", ".join(f"{shown(name).strip(chr(39))} {size}" for name, size in sizes.most_common())
+    return [f"splits: {one_line(listed)}"] if sizes.keys() != {"(none)"} else []
+
+
+def _frequent(counts: Counter[str]) -> str:
+    return one_line(", ".join(f"{name} {count}" for name, count in counts.most_common(_NUM_FREQUENT)), 240)
+
+
+def _find_unusable(files: MediaFiles, decode: bool, hints: dict[int, str], skips: SkipList) -> set[int]:
     """Report the files that cannot be used, and return their indices.
 
     The existence of all files is checked first, which is quick and reveals a wrong folder at once.
@@ -212,19 +298,22 @@ def _find_unusable(files: MediaFiles, decode: bool, noun: str, skips: SkipList) 
     Args:
         files: photos or clips.
         decode: whether files that exist are decoded, too.
-        noun: what the files are called.
+        hints: what a file that is not there may be called, by index.
         skips: gets the files that cannot be used.
 
     Raises:
         InputError: too many files cannot be used.
     """
 
-    def read_clip(index: int) -> None:
-        sample_frames(files.paths[index], 1, files.roots[index])
+    def read(index: int) -> None:
+        if is_clip_name(files.paths[index].name):
+            sample_frames(files.paths[index], 1, files.roots[index])
+        else:
+            files.read(index)
 
-    steps: list[tuple[str, Callable[[int], object]]] = [(f"looking for {noun}s", files.check)]
+    steps: list[tuple[str, Callable[[int], object]]] = [("looking for files", files.check)]
     if decode:
-        steps.append((f"checking {noun}s", read_clip if noun == "clip" else files.read))
+        steps.append(("checking files", read))
     usable = list(range(len(files)))
     unusable: set[int] = set()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -233,7 +322,7 @@ def _find_unusable(files: MediaFiles, decode: bool, noun: str, skips: SkipList) 
                 for start in range(0, len(usable), _FILES_AT_A_TIME):
                     chunk = usable[start : start + _FILES_AT_A_TIME]
                     reasons = zip(chunk, pool.map(partial(_reason_against, examine), chunk), strict=True)
-                    broken = {index: reason for index, reason in reasons if reason}
+                    broken = {index: hints.get(index, reason) for index, reason in reasons if reason}
                     unusable |= broken.keys()
                     skips.report_all(files.skip(index, reason) for index, reason in broken.items())
                     progress.advance(len(chunk))

@@ -5,8 +5,8 @@ entry as a whole. An alias of an entry makes it present, too. The `true_*` field
 so training cannot see them by accident.
 """
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -24,12 +24,16 @@ from truetag.io.text import shown
 LabelSource = Literal["observed", "captions", "tags", "true"]
 CaptionSource = Literal["observed", "captions", "true"]
 
-OBSERVED_FIELDS = ("id", "captions", "tags", "unknown_tags")
+OBSERVED_FIELDS = ("id", "captions", "tags", "unknown_tags", "rejected_tags")
+ANY_TAG = "*"
+"""In `unknown_tags`: every tag that the row does not name."""
 TRUE_FIELDS = ("true_captions", "true_tags")
 
 
 def observed_labels(rows: Rows, vocabulary: Vocabulary) -> Int8[Tensor, "N K"]:
     """What people said about each bag: 1 where a caption or tag names the word, -1 where `unknown_tags` does, else 0.
+
+    `rejected_tags`, which a person found absent, are 0 whatever else the row says.
 
     >>> words = Vocabulary(("dog", "teddy bear", "frisbee"), ("NN",) * 3, (3, 2, 1))
     >>> row = {"id": "a", "captions": ["A dog and a Teddy-bear."], "unknown_tags": ["frisbee"]}
@@ -51,18 +55,26 @@ def label_matrix(rows: Rows, vocabulary: Vocabulary, source: LabelSource) -> Int
     """
     words_of_caption = _caption_matcher(vocabulary)
     labels_of_name = vocabulary.labels_of_name
+
+    def cells_of(number: int, names: Iterable[str]) -> list[tuple[int, int]]:
+        return [(number, label) for name in map(normalise, names) for label in labels_of_name.get(name, ())]
+
     present: list[tuple[int, int]] = []
     unknown: list[tuple[int, int]] = []
+    rejected: list[tuple[int, int]] = []
+    open_rows: list[int] = []
     num_rows = 0
     for num_rows, row in enumerate(stream_rows(rows, _fields(source)), start=1):
-        captions, tags, unknown_tags = _evidence(row, source)
-        named = {label for tag in map(normalise, tags) for label in labels_of_name.get(tag, ())}
-        named.update(*map(words_of_caption, captions))
-        present += [(num_rows - 1, label) for label in named]
-        doubtful = {label for tag in map(normalise, unknown_tags) for label in labels_of_name.get(tag, ())}
-        unknown += [(num_rows - 1, label) for label in doubtful]
+        evidence = _evidence(row, source)
+        present += cells_of(num_rows - 1, evidence.tags)
+        present += [(num_rows - 1, label) for caption in evidence.captions for label in words_of_caption(caption)]
+        unknown += cells_of(num_rows - 1, evidence.unknown)
+        rejected += cells_of(num_rows - 1, evidence.rejected)
+        if ANY_TAG in evidence.unknown:
+            open_rows.append(num_rows - 1)
     labels = torch.zeros(num_rows, len(vocabulary), dtype=torch.int8)
-    for cells, value in ((unknown, -1), (present, 1)):  # in this order: present wins
+    labels[open_rows] = -1
+    for cells, value in ((unknown, -1), (present, 1), (rejected, 0)):  # in this order: a person's decision wins
         if cells:
             labels[torch.tensor(cells).unbind(1)] = value
     return labels
@@ -116,11 +128,17 @@ def _fields(source: LabelSource) -> tuple[str, ...]:
     return OBSERVED_FIELDS + TRUE_FIELDS if source == "true" else OBSERVED_FIELDS
 
 
-def _evidence(row: Row, source: LabelSource) -> tuple[list[str], list[str], list[str]]:
-    """What a row holds of one source.
+class _Evidence(NamedTuple):
+    """What a row holds of one source."""
 
-    Returns:
-        Its captions, its tags, and its unknown tags.
+    captions: Sequence[str]
+    tags: Sequence[str]
+    unknown: Sequence[str] = ()
+    rejected: Sequence[str] = ()
+
+
+def _evidence(row: Row, source: LabelSource) -> _Evidence:
+    """What a row holds of one source.
 
     Raises:
         InputError: the row has nothing of the source.
@@ -131,14 +149,14 @@ def _evidence(row: Row, source: LabelSource) -> tuple[list[str], list[str], list
                 raise InputError(f"row {shown(row['id'])}: has no {source}")
             captions, tags = (row[source], []) if source == "captions" else ([], row[source])
         case "true" if row.get("true_tags") is not None:
-            return [], row["true_tags"], []
+            return _Evidence([], row["true_tags"])
         case "true" if row.get("true_captions") is not None:
-            return row["true_captions"], [], []
+            return _Evidence(row["true_captions"], [])
         case _:
             captions, tags = row.get("captions") or [], row.get("tags") or []
             if row.get("captions") is None and row.get("tags") is None:
                 raise InputError(f"row {shown(row['id'])}: has neither captions nor tags")
-    return captions, tags, row.get("unknown_tags") or []
+    return _Evidence(captions, tags, row.get("unknown_tags") or [], row.get("rejected_tags") or [])
 
 
 def _caption_matcher(vocabulary: Vocabulary) -> Callable[[str], set[int]]:

@@ -1,115 +1,260 @@
-"""Published annotation files, read into manifest rows: COCO and MSR-VTT JSON, image-caption and image-tag tables.
+"""Published annotation files, read into manifest rows: COCO, Karpathy's splits, MSR-VTT, Open Images, class folders.
 
-Each `read_*` yields one row for every photo or clip that the file names, whether or not the photo or clip exists.
-Tables are UTF-8, with or without a byte-order mark.
+Each `read_*` gives one row for every photo or clip that the file names, whether or not the photo or clip exists.
 """
 
-import csv
-import difflib
+import re
 from collections import defaultdict
 from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from truetag.data.rows import Row
+from truetag.data.columns import is_media_name
+from truetag.data.labels import ANY_TAG
+from truetag.data.rows import ImportedRows, Problem, Row
+from truetag.data.table_rows import CaptionOptions, media_field, read_captions, table_problems
+from truetag.data.tables import as_text, read_table
 from truetag.errors import InputError
-from truetag.io.text import decode, one_line, parse_json, require_file, require_text, shown, text_lines
+from truetag.io.text import decode, parse_json, require_file, require_text, shown
 
-DELIMITERS = ",|\t"
-CELL_LIMIT = 20_000_000  # characters; an unclosed quote would put the rest of the file into one cell
+_COCO = "a COCO object with 'images' and 'annotations'"
+_MSRVTT = "an MSR-VTT object with 'videos' and 'sentences', or a list of objects with 'video_id' and 'caption'"
+_OFFICIAL_SPLITS = {"validate": "validation", "restval": "train", "val": "validation"}
+_SPLIT_FOLDERS = {"train", "val", "valid", "validation", "dev", "test"}
 
 
-def read_coco(annotations: Path, categories: Path | None = None, split: str | None = None) -> Iterator[Row]:
-    """The photos of a COCO captions file, each with its captions in the order of their annotation ids.
+def read_coco(annotations: Path, categories: Path | None = None) -> ImportedRows:
+    """The photos of a COCO file: of captions, in the order of their annotation ids, or of instances, as tags.
 
-    A caption whose photo the file does not list is left out.
+    Annotations of photos that the file does not list are left out.
+
+    Args:
+        annotations: captions or instances.
+        categories: instances of the same photos; the names of their categories become `true_tags`. A photo that they
+            do not list gets none.
+
+    Raises:
+        InputError: a file breaks the rules of its format, or the categories are of other photos.
     """
     content = _read_json(annotations)
-    captions: dict[int, list[tuple[int, str]]] = defaultdict(list)
-    for record in _records(annotations, content, "annotations", {"id": int, "image_id": int, "caption": str}):
-        captions[record["image_id"]].append((record["id"], record["caption"].strip()))
-    true_tags = None if categories is None else _category_names(categories)
-    seen: set[int] = set()
+    photos: dict[int, str] = {}
     for record in _records(annotations, content, "images", {"id": int, "file_name": str}):
-        image_id = record["id"]
-        if image_id in seen:
-            raise InputError(f"{annotations}: image id {shown(image_id)} is listed twice")
-        seen.add(image_id)
-        row: Row = {"id": str(image_id), "image": record["file_name"]}
-        row["captions"] = [caption for _, caption in sorted(captions[image_id])]
-        if true_tags is not None:
-            row["true_tags"] = sorted(true_tags[image_id])
-        yield row if split is None else row | {"split": split}
+        if record["id"] in photos:
+            raise InputError(f"{annotations}: image id {shown(record['id'])} is listed twice")
+        photos[record["id"]] = record["file_name"]
+    rows: dict[int, Row] = {number: {"id": str(number), "image": name} for number, name in photos.items()}
+    problems: list[Problem] = []
+    for number, name in photos.items():
+        if not name.strip():
+            problems.append(Problem(0, f"image {number} has no file_name"))
+            del rows[number]
+    notes: list[str] = []
+    if _is_instances(content):
+        if categories is not None:
+            raise InputError(f"categories: expected captions beside them, got instances in {annotations}")
+        names = _category_names(annotations, content)
+        for number, row in rows.items():
+            row["tags"] = sorted(names[number])
+        notes.append(f"COCO instances: {len(content['categories'])} categories as tags")
+    else:
+        captions: defaultdict[int, list[tuple[int, str]]] = defaultdict(list)
+        for record in _records(annotations, content, "annotations", {"id": int, "image_id": int, "caption": str}):
+            captions[record["image_id"]].append((record["id"], record["caption"].strip()))
+        for number, row in rows.items():
+            row["captions"] = [caption for _, caption in sorted(captions[number])]
+        notes.append("COCO captions")
+    if categories is not None:
+        notes.append(_add_true_tags(annotations, rows, categories))
+    return ImportedRows(list(rows.values()), notes, problems)
 
 
-def read_msrvtt(annotations: Path, split: str | None = None) -> Iterator[Row]:
-    """The clips of an MSR-VTT `*_videodatainfo.json`, each with its captions in file order.
+def read_karpathy(annotations: Path) -> ImportedRows:
+    """The photos of one of Karpathy's `dataset_*.json` with its splits; `restval` is for training.
 
-    `split` is given to every row; without it each row has its official split. A caption whose clip the file does not
-    list is left out.
+    Raises:
+        InputError: the file breaks the rules of its format.
     """
-    content = _read_json(annotations, "an MSR-VTT object with 'videos' and 'sentences'")
+    content = _read_json(annotations, "an object with 'images', each with 'filename', 'split' and 'sentences'")
+    rows: dict[str, Row] = {}
+    records = _records(annotations, content, "images", {"filename": str, "split": str, "sentences": list})
+    for number, record in enumerate(records):
+        folder = record.get("filepath")
+        name = f"{folder}/{record['filename']}" if isinstance(folder, str) and folder else record["filename"]
+        kinds = {"raw": str}
+        sentences = _records(annotations, record, "sentences", kinds, f"images[{number}].")
+        captions = [sentence["raw"].strip() for sentence in sentences]
+        if name in rows:
+            raise InputError(f"{annotations}: filename {shown(name)} is listed twice")
+        rows[name] = {
+            "id": name,
+            "image": name,
+            "captions": [caption for caption in captions if caption],
+            "split": _OFFICIAL_SPLITS.get(record["split"], record["split"]),
+        }
+    return ImportedRows(list(rows.values()), ["Karpathy's captions with their splits"], [])
+
+
+def read_msrvtt(annotations: Path) -> ImportedRows:
+    """The clips of MSR-VTT, each with its captions in file order and its official split, where the file gives it.
+
+    The official `*_videodatainfo.json` is read, and lists of records (JSON, JSON Lines, CSV) as mirrors have them. A
+    caption whose clip the official file does not list is left out.
+
+    Raises:
+        InputError: the file breaks the rules of its format.
+    """
+    require_file(annotations, "annotation file")
+    if annotations.suffix.lower() != ".json" or _starts_with_list(annotations):
+        return _with_clips(read_captions(annotations, CaptionOptions()))
+    content = _read_json(annotations, _MSRVTT)
     captions: dict[str, list[str]] = defaultdict(list)
     for record in _records(annotations, content, "sentences", {"video_id": str, "caption": str}):
         captions[record["video_id"]].append(record["caption"].strip())
-    seen: set[str] = set()
-    for record in _records(annotations, content, "videos", {"video_id": str, "split": str}):
-        name = record["video_id"]
-        if not name:
-            raise InputError(f"{annotations}: videos[{len(seen)}]: the video_id is empty")
-        if name in seen:
-            raise InputError(f"{annotations}: video_id {shown(name)} is listed twice")
-        seen.add(name)
-        official = "validation" if record["split"] == "validate" else record["split"]
-        yield {"id": name, "video": f"{name}.mp4", "captions": captions[name], "split": split or official}
-
-
-def read_captions(annotations: Path, split: str | None = None) -> Iterator[Row]:
-    """The photos of an image-caption table in order of first appearance, each with its captions in file order.
-
-    Raises:
-        InputError: the table is malformed, or a photo has two splits or groups.
-    """
     rows: dict[str, Row] = {}
-    for line, cells in _table(annotations, ("image", "caption"), ("split", "group")):
-        details = _details(cells, {"split": split, "group": None})
-        name = _image_name(annotations, line, cells)
-        row = rows.setdefault(name, {"id": name, "image": name, "captions": [], **details})
-        for key in ("split", "group"):
-            if row.get(key) != details.get(key):
-                got = f"{shown(details.get(key))}, earlier {shown(row.get(key))}"
-                location = f"{annotations}, line {line}"
-                raise InputError(f"{location}: {key} of {shown(name)} is {got}; expected one {key} per photo")
-        if caption := cells["caption"].strip():
-            row["captions"].append(caption)
-    yield from rows.values()
+    for number, record in enumerate(_records(annotations, content, "videos", {"video_id": str})):
+        name, split = record["video_id"], record.get("split")
+        if not name:
+            raise InputError(f"{annotations}: videos[{number}]: the video_id is empty")
+        if name in rows:
+            raise InputError(f"{annotations}: video_id {shown(name)} is listed twice")
+        if split is not None and not isinstance(split, str):
+            raise InputError(f"{annotations}: videos[{number}]: expected 'split' (str), got {shown(split)}")
+        rows[name] = {"id": name, "video": f"{name}.mp4", "captions": captions[name]}
+        if split:
+            rows[name]["split"] = _OFFICIAL_SPLITS.get(split, split)
+    return ImportedRows(list(rows.values()), ["MSR-VTT"], [])
 
 
-def read_tags(annotations: Path, separator: str = ";") -> Iterator[Row]:
-    """The photos of an image-tag table, each with its distinct tags, stripped of spaces.
+def read_open_images(annotations: Path, classes: Path | None = None) -> ImportedRows:
+    """The photos of a label table of Open Images: ImageID, LabelName, Confidence.
+
+    Confidence 1 is a tag. Confidence 0 is a tag that a person found absent (`rejected_tags`). All other tags of a photo
+    are unknown.
+
+    Args:
+        annotations: `*-annotations-human-imagelabels*.csv`.
+        classes: `class-descriptions*.csv`, which gives the labels their names.
 
     Raises:
-        InputError: the table is malformed, an id is used twice, or `separator` is empty.
+        InputError: a file is no table, or lacks these columns.
     """
-    if not separator:
-        raise InputError("separator: expected at least one character, got ''")
-    first_line: dict[str, int] = {}
-    for line, cells in _table(annotations, ("image", "tags"), ("id", "unknown_tags", "split", "group")):
-        name = _image_name(annotations, line, cells)
-        row: Row = {"id": cells.get("id", "").strip() or name, "image": name}
-        if row["id"] in first_line:
-            first = first_line[row["id"]]
-            raise InputError(f"{annotations}, line {line}: id {shown(row['id'])} was already used on line {first}")
-        first_line[row["id"]] = line
-        for column in ("tags", "unknown_tags"):
-            if column in cells:
-                tags = (tag.strip() for tag in cells[column].split(separator))
-                row[column] = list(dict.fromkeys(tag for tag in tags if tag))
-        yield row | _details(cells, {"split": None, "group": None})
+    table = read_table(annotations)
+    wanted = ("ImageID", "LabelName", "Confidence")
+    if missing := [name for name in wanted if name not in table.columns]:
+        got = shown(", ".join(table.columns))
+        raise InputError(f"{annotations}: expected the columns {', '.join(wanted)}, got {got}, without {missing[0]}")
+    names = {} if classes is None else _class_names(classes)
+    rows: dict[str, Row] = {}
+    problems = table_problems(table)
+    for line, cells in table.records:
+        image, label, confidence = (as_text(cells.get(name)) for name in wanted)
+        if not image or not label or confidence not in ("0", "1", "0.0", "1.0"):
+            got = shown(f"{image}, {label}, {confidence}")
+            problems.append(Problem(line, f"expected a photo, a label and a confidence of 0 or 1, got {got}"))
+            continue
+        if classes is not None and label not in names:
+            problems.append(Problem(line, f"{classes} has no name for {shown(label)}"))
+            continue
+        row = rows.setdefault(
+            image,
+            {"id": image, "image": f"{image}.jpg", "tags": [], "rejected_tags": [], "unknown_tags": [ANY_TAG]},
+        )
+        tags = row["tags" if confidence.startswith("1") else "rejected_tags"]
+        if (name := names.get(label, label)) not in tags:
+            tags.append(name)
+    return ImportedRows(list(rows.values()), ["Open Images: what nobody verified is unknown"], problems)
 
 
-_COCO = "a COCO object with 'images' and 'annotations'"
+def read_folders(media_dir: Path) -> ImportedRows:
+    """The photos and clips in the folders of their classes: each folder's name is a tag of everything below it.
+
+    Where the upper folders are called train, validation or test, they are the splits.
+
+    Raises:
+        InputError: there is no such folder, or no photo lies in a folder of it.
+    """
+    if not media_dir.is_dir():
+        raise InputError(f"{media_dir}: no such folder of photos")
+    rows: list[Row] = []
+    num_loose = 0
+    has_splits = all(path.name.lower() in _SPLIT_FOLDERS for path in media_dir.iterdir() if path.is_dir())
+    for path in sorted(media_dir.rglob("*")):
+        parts = path.relative_to(media_dir).parts
+        if any(part.startswith(".") or part == "__MACOSX" for part in parts) or not is_media_name(path.name):
+            continue
+        name = "/".join(parts)
+        split, folders = (parts[0].lower(), parts[1:-1]) if has_splits and len(parts) > 1 else (None, parts[:-1])
+        if not folders:
+            num_loose += 1
+        elif path.is_file():
+            row: Row = {"id": name, media_field(name): name, "tags": list(dict.fromkeys(folders))}
+            rows.append(row | ({"split": _OFFICIAL_SPLITS.get(split, split)} if split else {}))
+    if not rows:
+        raise InputError(f"{media_dir}: expected photos in folders that are named like their tags, got none in folders")
+    notes = [f"{len({tag for row in rows for tag in row['tags']})} names of folders as tags"]
+    if has_splits:
+        notes.append("the upper folders are splits")
+    return ImportedRows(rows, notes + ([f"{num_loose} photos outside folders are left out"] if num_loose else []), [])
+
+
+def _with_clips(imported: ImportedRows) -> ImportedRows:
+    """The rows with names of clips; names without a suffix get the usual one."""
+    rows = []
+    for row in imported.rows:
+        name = row.pop("image", None) or row.pop("video")
+        split = _OFFICIAL_SPLITS.get(row.get("split", ""), row.get("split"))
+        clip = name if is_media_name(name) else f"{name}.mp4"
+        rows.append(row | {"video": clip} | ({"split": split} if split else {}))
+    return imported._replace(rows=rows)
+
+
+def _add_true_tags(annotations: Path, rows: dict[int, Row], categories: Path) -> str:
+    content = _read_json(categories)
+    names = _category_names(categories, content)
+    listed = content.get("images")
+    covered = rows.keys()
+    if isinstance(listed, list) and listed:
+        covered &= {record["id"] for record in _records(categories, content, "images", {"id": int})}
+    if not covered or not covered & names.keys():
+        raise InputError(f"{categories}: expected instances of the photos in {annotations}, got those of other photos")
+    for number in covered:
+        rows[number]["true_tags"] = sorted(names[number])
+    missing = len(rows) - len(covered)
+    return "true tags from the categories" + (f"; {missing} photos are not in them and have none" if missing else "")
+
+
+def _is_instances(content: dict[str, Any]) -> bool:
+    records = content.get("annotations")
+    first = records[0] if isinstance(records, list) and records else None
+    return isinstance(first, dict) and "category_id" in first and "caption" not in first
+
+
+def _category_names(path: Path, content: dict[str, Any]) -> defaultdict[int, set[str]]:
+    """The names of the categories in each photo."""
+    names: dict[int, str] = {}
+    for record in _records(path, content, "categories", {"id": int, "name": str}):
+        if names.setdefault(record["id"], record["name"]) != record["name"]:
+            got = f"{shown(names[record['id']])} and {shown(record['name'])}"
+            raise InputError(f"{path}: category id {shown(record['id'])} has the names {got}, expected one")
+    present: defaultdict[int, set[str]] = defaultdict(set)
+    for record in _records(path, content, "annotations", {"image_id": int, "category_id": int}):
+        if record["category_id"] not in names:
+            got = shown(record["category_id"])
+            raise InputError(f"{path}: an annotation has category_id {got}, not one of 'categories'")
+        present[record["image_id"]].add(names[record["category_id"]])
+    return present
+
+
+def _class_names(classes: Path) -> dict[str, str]:
+    table = read_table(classes, header=False)
+    if len(table.columns) != 2:
+        raise InputError(f"{classes}: expected two columns (label, name), got {len(table.columns)}")
+    return {as_text(cells["1"]): as_text(cells["2"]) for _, cells in table.records}
+
+
+def _starts_with_list(path: Path) -> bool:
+    with path.open("rb") as file:
+        return re.match(rb"(\xef\xbb\xbf)?\s*\[\s*\{", file.read(256)) is not None
 
 
 def _read_json(path: Path, expected: str = _COCO) -> dict[str, Any]:
@@ -126,14 +271,17 @@ def _read_json(path: Path, expected: str = _COCO) -> dict[str, Any]:
     return content
 
 
-def _records(path: Path, content: dict[str, Any], key: str, kinds: dict[str, type]) -> Iterator[dict[str, Any]]:
+def _records(
+    path: Path, content: dict[str, Any], key: str, kinds: dict[str, type], prefix: str = ""
+) -> Iterator[dict[str, Any]]:
     """The records listed under `key`, each checked.
 
     Args:
         path: the file, for messages.
-        content: the file's JSON object.
+        content: the JSON object that holds the list.
         key: where the list stands.
         kinds: the keys that each record must have, with the type of their values.
+        prefix: where the object stands, for messages.
     """
     records = content.get(key)
     if not isinstance(records, list):
@@ -143,94 +291,6 @@ def _records(path: Path, content: dict[str, Any], key: str, kinds: dict[str, typ
         for name, kind in kinds.items():
             value = record.get(name) if isinstance(record, dict) else record
             if not isinstance(record, dict) or not isinstance(value, kind) or isinstance(value, bool):
-                raise InputError(f"{path}: {key}[{number}]: expected {name!r} ({kind.__name__}), got {shown(value)}")
+                where = f"{prefix}{key}[{number}]"
+                raise InputError(f"{path}: {where}: expected {name!r} ({kind.__name__}), got {shown(value)}")
         yield record
-
-
-def _category_names(path: Path) -> defaultdict[int, set[str]]:
-    content = _read_json(path)
-    names: dict[int, str] = {}
-    for record in _records(path, content, "categories", {"id": int, "name": str}):
-        if names.setdefault(record["id"], record["name"]) != record["name"]:
-            got = f"{shown(names[record['id']])} and {shown(record['name'])}"
-            raise InputError(f"{path}: category id {shown(record['id'])} has the names {got}, expected one")
-    present: defaultdict[int, set[str]] = defaultdict(set)
-    for record in _records(path, content, "annotations", {"image_id": int, "category_id": int}):
-        if record["category_id"] not in names:
-            got = shown(record["category_id"])
-            raise InputError(f"{path}: an annotation has category_id {got}, not one of 'categories'")
-        present[record["image_id"]].add(names[record["category_id"]])
-    return present
-
-
-def _table(path: Path, required: tuple[str, ...], optional: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
-    """The records of a table with a header, blank lines left out: the number of a record's last line, and its cells."""
-    require_file(path, "annotation file")
-    csv.field_size_limit(max(csv.field_size_limit(), CELL_LIMIT))  # the limit is global to the process
-    lines = _lines_without_nul(path)
-    start: list[str] = []
-    for text in lines:
-        start.append(text)
-        if text.strip():
-            break
-    delimiter = max(DELIMITERS, key=start[-1].count) if start else ","
-    reader = csv.reader(chain(start, lines), delimiter=delimiter, strict=True)
-    header: list[str] = []
-    line = 1  # where the current record begins
-    try:
-        for cells in reader:
-            if not header and any(cells):
-                header = [name.strip().lower() for name in cells]
-                _check_header(path, header, required, optional)
-            elif cells:
-                if len(cells) != len(header):
-                    location = f"{path}, line {reader.line_num}"
-                    names = one_line(", ".join(header), 80)
-                    raise InputError(f"{location}: expected {len(header)} cells ({names}), got {len(cells)}")
-                yield reader.line_num, dict(zip(header, cells, strict=True))
-            line = reader.line_num + 1
-    except csv.Error as error:
-        hint = "is a quote left open, or not doubled within quotes?"
-        raise InputError(f"{path}, line {line}: not a readable table ({one_line(error)}); {hint}") from None
-    if not header:
-        _check_header(path, header, required, optional)
-
-
-def _lines_without_nul(path: Path) -> Iterator[str]:
-    for line, text in text_lines(path):
-        if "\0" in text:
-            raise InputError(f"{path}, line {line}: expected text, got a NUL character in {shown(text)}")
-        yield text
-
-
-def _check_header(path: Path, header: list[str], required: tuple[str, ...], optional: tuple[str, ...]) -> None:
-    """Check the columns of a table.
-
-    Args:
-        path: the file, for messages.
-        header: its columns, in lower case.
-        required: the columns that must be there.
-        optional: the columns that are read if they are there.
-    """
-    missing = [name for name in required if name not in header]
-    if missing or len(set(header)) < len(header):
-        expected = f"{', '.join(required)} (and optionally {', '.join(optional)})"
-        got = shown(", ".join(header))
-        raise InputError(f"{path}: expected a header with the columns {expected}, each once, got {got}")
-    for name in set(header) - {*required, *optional}:
-        # other columns are ignored, but this one may be a misspelt one of ours
-        if close := difflib.get_close_matches(name[:40], set(optional) - set(header), 1, 0.8):
-            raise InputError(f"{path}: unknown column {shown(name)}; did you mean {close[0]!r}?")
-
-
-def _image_name(path: Path, line: int, cells: dict[str, str]) -> str:
-    name = cells["image"].strip()
-    if not name:
-        raise InputError(f"{path}, line {line}: the image is empty")
-    return name
-
-
-def _details(cells: dict[str, str], defaults: dict[str, str | None]) -> Row:
-    """The optional cells that are not empty, or their defaults that are not None."""
-    values = {name: cells.get(name, "").strip() or default for name, default in defaults.items()}
-    return {name: value for name, value in values.items() if value is not None}

@@ -1,8 +1,9 @@
 """The fields of a manifest's row, and the rules that rows and Parquet columns obey."""
 
 import difflib
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -10,12 +11,30 @@ from truetag.errors import InputError
 from truetag.io.text import one_line, shown
 
 TEXT_FIELDS = ("id", "image", "video", "features", "split", "group")
-LIST_FIELDS = ("frames", "captions", "tags", "unknown_tags", "true_captions", "true_tags")
+LIST_FIELDS = ("frames", "captions", "tags", "unknown_tags", "rejected_tags", "true_captions", "true_tags")
 FIELDS = (*TEXT_FIELDS, *LIST_FIELDS)
 MEDIA_FIELDS = ("image", "frames", "video", "features")
 
 Row = dict[str, Any]
 
+
+class Problem(NamedTuple):
+    """A record of an annotation file that cannot be used: its line (0 if it has none), and why."""
+
+    line: int
+    reason: str
+
+
+class ImportedRows(NamedTuple):
+    """The rows of an annotation file, whether or not their photos exist."""
+
+    rows: list[Row]
+    notes: list[str]
+    """How the file was read, for a person to check."""
+    problems: list[Problem]
+
+
+_PANDAS_INDEX = re.compile(r"__index_level_\d+__")
 _LIST_TYPES = (pa.ListType, pa.LargeListType, pa.FixedSizeListType, pa.ListViewType, pa.LargeListViewType)
 
 
@@ -55,7 +74,7 @@ def check_columns(path: Path, schema: pa.Schema) -> None:
     """
     names: list[str] = schema.names
     for name, kind in zip(names, schema.types, strict=True):
-        if pa.types.is_null(kind):
+        if pa.types.is_null(kind) or _PANDAS_INDEX.fullmatch(name):
             continue
         if name not in FIELDS:
             raise InputError(f"{path}: unknown column {shown(name)}; {_hint(name)}")

@@ -31,7 +31,7 @@ from truetag.io.terminal import tell
 from truetag.io.text import require_file, shown, text_lines
 
 CONTEXTS_PER_WORD = 8
-_FUNCTION_PARTS = {"DT", "PRP", "IN", "Others"}
+_FUNCTION_PARTS = {"DT", "PRP", "IN"}  # of "Others", only those in the list of closed classes
 PartOfSpeechOption = Literal["auto", "spacy", "none"] | Path
 
 
@@ -189,23 +189,20 @@ def select_words(
 
 
 def function_words(vocabulary: Vocabulary) -> list[str]:
-    """The words that name nothing: articles, pronouns, prepositions, adverbs and their like, and forms of be, have, do.
+    """The words that name nothing: articles, pronouns, prepositions and their like, be, have, do, numbers, letters.
 
-    A word without a part of speech is judged by the closed classes. Entries of several words are tags that somebody
-    wrote, and a vocabulary in which nothing else is left was meant as it is: neither has any.
+    Other words belong to them if their part of speech says so. Entries of several words are tags that somebody wrote,
+    and a vocabulary in which nothing else is left was meant as it is: neither has any.
 
-    >>> function_words(Vocabulary(("a", "dog", "is", "on sale"), ("DT", "NN", "VB", "IN"), (9, 5, 4, 1)))
+    >>> function_words(Vocabulary(("a", "dog", "is", "on sale", "nike"), ("DT", "NN", "VB", "IN", "Others"), (1,) * 5))
     ['a', 'is']
     """
-    parts = (
-        closed_class(word) if part == UNTAGGED else part
-        for word, part in zip(vocabulary.words, vocabulary.parts_of_speech, strict=True)
-    )
-    words = [
-        word
-        for word, part in zip(vocabulary.words, parts, strict=True)
-        if " " not in word and (part in _FUNCTION_PARTS or (part == "VB" and closed_class(word) == "VB"))
-    ]
+    words = []
+    for word, part in zip(vocabulary.words, vocabulary.parts_of_speech, strict=True):
+        closed = closed_class(word)
+        is_closed = closed is not None and part in (UNTAGGED, "Others", closed)
+        if " " not in word and (part in _FUNCTION_PARTS or is_closed or (len(word) == 1 and word.isascii())):
+            words.append(word)
     return words if len(words) < len(vocabulary) else []
 
 

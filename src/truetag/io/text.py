@@ -136,6 +136,15 @@ def decode(where: str, content: bytes) -> str:
         raise InputError(f"{where}: not UTF-8 text; expected UTF-8, got {got}; was it saved as Latin-1?") from None
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun.
+
+    >>> counted(1, "row"), counted(1200, "row")
+    ('1 row', '1,200 rows')
+    """
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def file_size(size: int) -> str:
     """A number of bytes as a person reads it."""
     return f"{math.ceil(size / 1e5) / 10:.1f} MB" if size < 1e9 else f"{size / 1e9:.1f} GB"

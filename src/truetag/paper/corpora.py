@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from truetag.data.imports import import_coco, import_msrvtt
+from truetag.data.imports import ImportOptions, import_coco, import_msrvtt
 from truetag.data.manifest import iterate_rows, relative_root, write_manifest
 from truetag.data.rows import Row
 from truetag.data.vocabulary import make_vocabulary, read_vocabulary, write_vocabulary
@@ -61,18 +61,19 @@ def _import_coco(corpus: Corpus, data: Path) -> None:
         annotations = _find(data / "annotations", f"captions_{part}*.json", f"captions_{part}2014.json")
         folder = data / annotations.stem.removeprefix("captions_")
         imported = corpus.folder / f"{part}.jsonl"
-        import_coco(annotations, folder, imported, split="train" if part == "train" else None, check_photos=False)
+        split = "train" if part == "train" else None
+        import_coco(annotations, folder, imported, options=ImportOptions(split, check=False, overwrite=True))
         by_id = sorted(iterate_rows(imported), key=lambda row: int(row["id"]))
         for number, row in enumerate(by_id):
-            split = row["split"] if part == "train" else ("validation", "test")[number % 2]
-            rows.append(row | {"image": f"{folder.name}/{row['image']}", "split": split})
+            name = f"{folder.name}/{row['image']}"
+            rows.append(row | {"image": name, "split": split or ("validation", "test")[number % 2]})
     write_manifest(corpus.manifest, rows, {"media_root": relative_root(data, corpus.manifest)})
 
 
 def _import_msrvtt(corpus: Corpus, data: Path) -> None:
     annotations = _find(data, "*videodatainfo.json", "train_val_videodatainfo.json")
     folder = next((data / name for name in CLIP_FOLDERS if (data / name).is_dir()), data)
-    import_msrvtt(annotations, folder, corpus.manifest, check_clips=False)
+    import_msrvtt(annotations, folder, corpus.manifest, options=ImportOptions(check=False, overwrite=True))
 
 
 def _find(folder: Path, pattern: str, wanted: str) -> Path:

@@ -167,7 +167,7 @@ def _broken(photo: Image.Image, rng: random.Random) -> dict[str, tuple[str | Non
         "PNG of an unknown layout": (".png", png(*size, 5, 2, packed)),
         "PNG sent as text": (".png", plain.replace(b"\n", b"\r\n")),
         "PNG bomb": (".png", png(50_000, 50_000, 8, 2, lie, pack=False)),
-        "PNG bomb of 100 MP": (".png", png(10_000, 10_000, 8, 2, lie, pack=False)),
+        "PNG bomb of 300 MP": (".png", png(20_000, 15_000, 8, 2, lie, pack=False)),
         "PNG of an endless side": (".png", png(1, 80_000_000, 8, 0, lie, pack=False)),
         "GIF bomb": (".gif", b"GIF89a" + b"\xff" * 4 + whole["GIF"][10:]),
         "GIF without a frame": (".gif", whole["GIF"][:10] + b"\0\0\0;"),

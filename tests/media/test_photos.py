@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import threading
+import types
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +17,7 @@ from faults import broken_photos
 from faults.broken_photos import encode, make_broken_photos, make_odd_photos, png
 from PIL import Image
 
+from truetag.media import photos
 from truetag.media.photos import MediaError, Preprocessing, read_photo
 
 # Pillow warns of some odd files, and a user's run goes on
@@ -115,7 +117,7 @@ def test_no_broken_photo_is_used_blocks_or_takes_memory(broken):
         ("JPEG cut near its end", "truncated"),
         ("PNG of broken data", "broken data stream"),
         ("PNG bomb", "2500000000 pixels"),
-        ("PNG bomb of 100 MP", "100000000 pixels"),
+        ("PNG bomb of 300 MP", "300000000 pixels"),
         ("PNG of an endless side", "80000000 pixels"),
         ("TIFF of floats", "unknown scale"),
         ("TIFF of 32 bits", "unknown scale"),
@@ -282,7 +284,7 @@ def test_a_root_relative_to_the_working_folder(photo, monkeypatch):
 
 def test_other_kinds_are_not_even_tried(tmp_path, monkeypatch):
     path = tmp_path / "photo.jpg"
-    path.write_bytes(encode(draw(8, 8), "PPM"))  # Pillow can read it; nobody was promised it
+    path.write_bytes(encode(draw(8, 8), "EPS"))  # Pillow would start another program for it
     assert "known kind" in reason(path)
 
 
@@ -290,3 +292,56 @@ def test_a_depth_of_16_bits_is_scaled_to_8(tmp_path):
     path = tmp_path / "deep.png"
     path.write_bytes(png(4, 1, 16, 0, np.array([0, 256, 257 * 100, 65535], ">u2").tobytes()))
     assert np.asarray(read_photo(path))[0, :, 0].tolist() == [0, 0, 100, 255]
+
+
+def test_every_kind_of_photo_has_its_suffixes():
+    """Those of Pillow for the formats that are read, and those of HEIC."""
+    Image.init()
+    kinds = {*photos._formats(), "MPO"}
+    known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in kinds}
+    assert photos.PHOTO_SUFFIXES - {".heic", ".heif", ".hif"} == known
+
+
+@pytest.mark.parametrize("suffix", [".avif", ".jp2", ".jfif", ".tga", ".ppm", ".qoi", ".PNG"])
+def test_a_file_of_each_suffix_is_read(tmp_path, suffix):
+    Image.new("RGB", (8, 6), (250, 0, 0)).save(tmp_path / f"a{suffix}")
+    read = read_photo(tmp_path / f"a{suffix}")
+    assert read.size == (8, 6)
+    assert read.getpixel((4, 3))[0] > 240
+
+
+@pytest.mark.parametrize(("brand", "expected"), [(b"heic", "pip install pillow-heif"), (b"mif1", "a HEIC photo")])
+def test_heic_is_named_with_the_plugin_that_reads_it(tmp_path, brand, expected):
+    path = tmp_path / "IMG_1.jpg"  # as phones name it when they say that they have converted it
+    path.write_bytes(b"\0\0\0\x18ftyp" + brand + b"\0\0\0\0mif1heic" + b"\0" * 2000)
+    assert expected in reason(path)
+
+
+def test_a_plugin_for_heic_is_used(tmp_path, monkeypatch):
+    registered = []
+    plugin = types.SimpleNamespace(register_heif_opener=lambda: registered.append(True))
+    monkeypatch.setitem(sys.modules, "pillow_heif", plugin)
+    photos._formats.cache_clear()
+    photos._formats()
+    photos._formats.cache_clear()
+    assert registered == [True]
+
+
+@pytest.mark.parametrize(("width", "height"), [(12000, 9000), (16320, 12240)])
+def test_photos_of_108_and_200_megapixels_are_read(tmp_path, width, height):
+    Image.new("L", (width, height), 200).save(tmp_path / "large.jpg")
+    photo = read_photo(tmp_path / "large.jpg")
+    assert photo.mode == "RGB"
+    assert photo.width / photo.height == pytest.approx(width / height, rel=1e-3)
+    assert photo.width < width  # decoded at a part of its size
+    assert photo.getpixel((photo.width // 2, photo.height // 2)) == (200, 200, 200)
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"), [("300", "300000000"), ("", "expected millions"), ("-1", "expected m")]
+)
+def test_the_limit_is_a_setting(setting, expected):
+    program = "from PIL import Image; import truetag.media.photos; print(Image.MAX_IMAGE_PIXELS)"
+    environment = os.environ | {"TRUETAG_MAX_MEGAPIXELS": setting}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert expected in done.stdout + done.stderr

@@ -15,7 +15,7 @@ from truetag.io.text import one_line, shown
 from truetag.media.clips import CLIP_SUFFIXES
 from truetag.media.photos import PHOTO_SUFFIXES
 
-MEDIA_SUFFIXES = frozenset({*PHOTO_SUFFIXES, *CLIP_SUFFIXES, ".heic", ".heif"})
+MEDIA_SUFFIXES = frozenset({*PHOTO_SUFFIXES, *CLIP_SUFFIXES})
 
 # usual names, the best first, in lower case with underscores
 _IMAGE_NAMES = (

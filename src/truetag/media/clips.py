@@ -30,8 +30,9 @@ from truetag.media.photos import MediaError, UnreadableError, check_file
 
 NUM_FRAMES = 26
 """Frames per clip, as in the paper."""
-CLIP_SUFFIXES = (".mp4", ".webm", ".avi", ".mkv", ".mov")
-"""How the names of clips end; where a clip has files with several of them, the first suffix counts."""
+_SUFFIXES = ".mp4 .webm .avi .mkv .mov .m4v .mpg .mpeg .ts .mts .m2ts .wmv .asf .flv .3gp .3g2 .ogv .ogg .mxf .dv .vob"
+CLIP_SUFFIXES = tuple(_SUFFIXES.split())
+"""How the names of clips end, in lower case."""
 # kinds of file, whatever the suffix; without playlists and scripts, as they lead to other files
 _KINDS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,ivf,mxf,dv,gif,mjpeg,mp3,flac,wav"
 _MAX_SIDE = 65535  # the longest side of a JPEG
@@ -218,7 +219,9 @@ def _decode_packets(stream: VideoStream, packets: Iterator[Packet]) -> Iterator[
 def _check_size(width: int, height: int) -> None:
     limit = Image.MAX_IMAGE_PIXELS
     if max(width, height) > _MAX_SIDE or (limit is not None and width * height > limit):
-        raise MediaError(f"too large ({width} x {height} = {width * height} pixels)")
+        raise MediaError(
+            f"too large ({width} x {height} = {width * height} pixels; TRUETAG_MAX_MEGAPIXELS sets the limit)"
+        )
 
 
 def _to_photo(frame: VideoFrame, reformatter: VideoReformatter) -> Image.Image:

@@ -1,7 +1,9 @@
 """Photos from disk: decoded as a viewer would show them, resized, normalised."""
 
+import importlib
 import os
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,8 +14,23 @@ from jaxtyping import Float
 from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
-PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000")  # whatever the suffix; MPO counts as JPEG
+from truetag.errors import InputError
+
+# whatever the suffix; MPO counts as JPEG; none of these runs another program, as EPS does
+_FORMATS = "JPEG PNG WEBP GIF BMP TIFF AVIF JPEG2000 HEIF DIB PPM TGA PCX SGI SUN QOI PSD DDS"
+_SUFFIXES = (
+    ".jpg .jpeg .jpe .jfif .mpo .png .apng .webp .gif .bmp .dib .tif .tiff .avif .avifs .jp2 .j2k .jpc .jpf .jpx .j2c "
+    ".heic .heif .hif .pbm .pgm .ppm .pnm .pfm .tga .icb .vda .vst .pcx .sgi .rgb .rgba .bw .ras .qoi .psd .dds"
+)
+PHOTO_SUFFIXES = frozenset(_SUFFIXES.split())
+"""How the names of photos end, in lower case; HEIC needs a plugin."""
+MAX_MEGAPIXELS = 256
+"""Larger photos are not decoded, unless TRUETAG_MAX_MEGAPIXELS says so."""
+_DRAFT_PIXELS = 2**26  # larger JPEGs are decoded at a half, a quarter or an eighth of their size, and take less memory
+_DRAFT_SIDE = 4096
+_HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+_AVIF_BRANDS = {b"avif", b"avis"}
+_PILLOW_LIMIT = 1024 * 1024 * 1024 // 4 // 3
 _MAX_SIDE = 65535  # the longest side of a JPEG; resizing a strip of 1 x 80,000,000 pixels would take all memory
 _TO_UPRIGHT = ["FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"]
 
@@ -67,6 +84,8 @@ def read_photo(path: Path, root: Path | None = None) -> Image.Image:
         check_file(path, root)
         with path.open("rb") as file, Image.open(file, formats=_formats()) as photo:
             _check_size(photo.width, photo.height)
+            if photo.width * photo.height > _DRAFT_PIXELS:
+                photo.draft(None, (_DRAFT_SIDE, _DRAFT_SIDE))
             layout = str(photo.tile[0][3]) if photo.tile else ""  # how the file packs a pixel; lost on loading
             photo.load()
             orientation, photo = _orientation(photo), _to_rgb(photo, layout)
@@ -75,7 +94,7 @@ def read_photo(path: Path, root: Path | None = None) -> Image.Image:
     except MediaError:
         raise
     except Image.UnidentifiedImageError:
-        raise MediaError("not a photo of a known kind, or broken at its start") from None
+        raise MediaError(_unidentified(path)) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # some sizes only Pillow knows
         raise MediaError(f"too large ({error})") from None
     except MemoryError:
@@ -115,13 +134,47 @@ def check_file(path: Path, root: Path | None = None) -> os.stat_result:
 def _check_size(width: int, height: int) -> None:
     limit = Image.MAX_IMAGE_PIXELS
     if max(width, height) > _MAX_SIDE or (limit is not None and width * height > limit):
-        raise MediaError(f"too large ({width} x {height} = {width * height} pixels)")
+        raise MediaError(
+            f"too large ({width} x {height} = {width * height} pixels; TRUETAG_MAX_MEGAPIXELS sets the limit)"
+        )
+
+
+def _allow_large_photos() -> None:
+    """Set Pillow's limit, unless somebody else has set it.
+
+    Raises:
+        InputError: TRUETAG_MAX_MEGAPIXELS is no number above 0.
+    """
+    setting = os.environ.get("TRUETAG_MAX_MEGAPIXELS", str(MAX_MEGAPIXELS))
+    try:
+        limit = round(float(setting) * 1e6)
+    except (ValueError, OverflowError):
+        limit = 0
+    if limit < 1:
+        raise InputError(f"TRUETAG_MAX_MEGAPIXELS: expected millions of pixels, got {setting!r}")
+    if Image.MAX_IMAGE_PIXELS == _PILLOW_LIMIT:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def _unidentified(path: Path) -> str:
+    """Why a file is none of the photos that are read: HEIC and AVIF may lack their decoder."""
+    with suppress(OSError), path.open("rb") as file:
+        start = file.read(12)
+        if start[4:8] == b"ftyp" and start[8:12] in _HEIC_BRANDS:
+            return "a HEIC photo (pip install pillow-heif, and it is read)"
+        if start[4:8] == b"ftyp" and start[8:12] in _AVIF_BRANDS:
+            return "an AVIF photo (pip install pillow-avif-plugin, and it is read)"
+    return "not a photo of a known kind, or broken at its start"
 
 
 @cache
 def _formats() -> tuple[str, ...]:
     Image.init()
-    return tuple(kind for kind in _FORMATS if kind in Image.OPEN)
+    with suppress(ImportError):  # imported here: the packages are optional
+        importlib.import_module("pillow_heif").register_heif_opener()
+    with suppress(ImportError):
+        importlib.import_module("pillow_avif")
+    return tuple(kind for kind in _FORMATS.split() if kind in Image.OPEN)
 
 
 def _orientation(photo: Image.Image) -> int:
@@ -159,3 +212,6 @@ def _to_8_bits(photo: Image.Image, white: int) -> Image.Image:
     if "transparency" in photo.info:
         grey.putalpha(Image.fromarray(np.asarray(photo) != photo.info["transparency"]).convert("L"))
     return grey
+
+
+_allow_large_photos()

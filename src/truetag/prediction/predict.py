@@ -2,9 +2,10 @@
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import torch
 from jaxtyping import Float
@@ -19,8 +20,10 @@ from truetag.io.files import readable, refuse_overwriting
 from truetag.io.fingerprints import fingerprint
 from truetag.io.signals import stoppable
 from truetag.io.terminal import Progress, tell
+from truetag.io.text import counted, one_line
 from truetag.media.clips import CLIP_SUFFIXES
 from truetag.media.files import Reading, SkipList
+from truetag.media.names import list_files
 from truetag.media.photos import PHOTO_SUFFIXES
 from truetag.models.building import load_classifier
 from truetag.prediction.inference import BATCH_SIZE, feature_batches
@@ -145,10 +148,8 @@ def _list_bags(run: Run, inputs: Sequence[Path], split: str | None, reading: Rea
     parts: list[MediaBags] = []
     for item in inputs:
         if item.is_dir():
-            suffixes = PHOTO_SUFFIXES | {*CLIP_SUFFIXES}
-            files = sorted(path for path in item.rglob("*") if path.suffix.lower() in suffixes)
-            names = [path.relative_to(item).as_posix() for path in files]
-            parts.append(bags_of_files(names, files, reading, skips, num_frames))
+            names = _list_folder(item)
+            parts.append(bags_of_files(names, [item / name for name in names], reading, skips, num_frames))
         elif item.suffix in MANIFEST_SUFFIXES:
             manifest = read_manifest(item)
             parts.append(read_bags(manifest, manifest.in_split(split), reading, skips, num_frames))
@@ -160,6 +161,16 @@ def _list_bags(run: Run, inputs: Sequence[Path], split: str | None, reading: Rea
     if not len(bags):
         raise InputError(f"inputs: no photos or clips in {', '.join(map(str, inputs))}")
     return replace(bags, ids=[readable(name) for name in bags.ids])
+
+
+def _list_folder(folder: Path) -> list[str]:
+    """The photos and clips below a folder; how many other files are passed over is said."""
+    suffixes = {name: PurePath(name).suffix.lower() for name in list_files(folder)}
+    known = PHOTO_SUFFIXES | {*CLIP_SUFFIXES}
+    if others := Counter(suffix or "no suffix" for suffix in suffixes.values() if suffix not in known):
+        kinds = ", ".join(f"{count} x {suffix}" for suffix, count in others.most_common())
+        tell(f"{folder}: {counted(others.total(), 'file')} passed over ({one_line(kinds)})")
+    return [name for name, suffix in suffixes.items() if suffix in known]
 
 
 def _fingerprint(run: Run, bags: MediaBags, choice: _Choice) -> str:

@@ -29,7 +29,7 @@ ROOMS = [
 """From top to bottom: each imports only what stands above it."""
 LAW = {"latent", "pooling", "noise_models", "losses", "optimisation", "em"}
 """The law stays at the root: functions of tensors."""
-ROOM_OF_FILE = dict.fromkeys(LAW, "law") | {"crossfit": "estimator", "doctor": "cli", "tag": "cli"}
+ROOM_OF_FILE = dict.fromkeys(LAW, "law") | {"crossfit": "estimator", "doctor": "cli", "tag": "cli", "__main__": "cli"}
 """Files at the root whose room has another name."""
 MAY_NAME_TRUE_LABELS = {
     # the file format, what writes it, and the one reader of labels

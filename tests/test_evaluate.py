@@ -87,6 +87,25 @@ def test_truth_is_the_best_that_rows_have(tiny, tiny_run, tmp_path):
         evaluate(tiny_run.folder, tmp_path / "none.jsonl")
 
 
+def test_categories_of_another_vocabulary_are_not_the_truth_of_captions(tiny, tiny_run, tmp_path):
+    rows = [row | {"image": str(tiny / row["image"])} for row in iterate_rows(tiny / "scenes.jsonl")]
+    allowed = Reading(allow_outside=True)
+    write_manifest(tmp_path / "m.jsonl", [row | {"true_tags": ["teddy bear", "sky"]} for row in rows])
+    assert evaluate(tiny_run.folder, tmp_path / "m.jsonl", reading=allowed)["truth"] == "captions"
+    assert evaluate(tiny_run.folder, tmp_path / "m.jsonl", truth="true", reading=allowed)["truth"] == "true"
+    swapped = [row | {"true_tags": ["teddy bear"], "true_captions": row["captions"]} for row in rows]
+    write_manifest(tmp_path / "swapped.jsonl", [row | {"captions": ["nothing"]} for row in swapped])
+    metrics = evaluate(tiny_run.folder, tmp_path / "swapped.jsonl", reading=allowed)
+    assert metrics["truth"] == "true"
+    assert metrics["mean_ap"] == evaluate(tiny_run.folder, tmp_path / "m.jsonl", reading=allowed)["mean_ap"]
+
+
+def test_tags_and_captions_together_are_the_truth_of_what_has_both(tiny, tiny_run, tmp_path):
+    rows = [row | {"image": str(tiny / row["image"])} for row in iterate_rows(tiny / "scenes.jsonl")]
+    write_manifest(tmp_path / "m.jsonl", [row | {"true_tags": None, "tags": ["sky"]} for row in rows])
+    assert evaluate(tiny_run.folder, tmp_path / "m.jsonl", reading=Reading(allow_outside=True))["truth"] == "observed"
+
+
 def test_rows_without_captions_have_no_count_ap(tiny, tiny_run, tmp_path):
     rows = [row | {"true_tags": None, "image": str(tiny / row["image"])} for row in iterate_rows(tiny / "scenes.jsonl")]
     rows[-1] |= {"captions": [], "tags": ["sky"]}

@@ -96,7 +96,7 @@ COMMANDS = {
         "truetag.data.vocabulary:make_vocabulary",
         ("manifest",),
         "list the most frequent words with their parts of speech",
-        lambda vocabulary: f"{len(vocabulary)} words",
+        lambda vocabulary: f"{len(vocabulary)} word{'s' * (len(vocabulary) != 1)}",
     ),
     "corrupt": Command(
         "truetag.data.corruption:corrupt",
@@ -114,7 +114,7 @@ COMMANDS = {
         "truetag.prediction.predict:predict",
         ("run", "inputs"),
         "tag photos, folders or manifests",
-        lambda n: f"{n} photos tagged",
+        lambda num_tagged: None,
     ),
     "reproduce": Command(
         "truetag.paper.reproduce:reproduce", ("target",), "reproduce the paper's tables and figures", str
@@ -132,6 +132,11 @@ RECIPE_SUMMARIES = {
     "mil-nmn-fi": "like nmn-fi, with noisy-OR",
     "mil-nmn-fd": "like nmn-fd, with noisy-OR",
     "paper-RECIPE": "any of the last eight with the paper's network and schedule: paper-mlcn ..",
+}
+_RESUMED_BY = {
+    "train": "; the same command with --resume goes on",
+    "predict": "; the same command goes on",
+    "tag": "; the same command goes on",
 }
 _FLAG_NAMES = {"start_from": "from"}
 
@@ -154,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         path = f"{error.filename}: " if error.filename else ""
         tell(f"truetag: {path}{error.strerror or error}")
     except KeyboardInterrupt:
-        tell("truetag: interrupted")
+        tell("truetag: interrupted" + _RESUMED_BY.get(arguments[0], ""))
         return 130
     return 2
 

@@ -42,7 +42,7 @@ class _NoProgress:
 
     done = 0
 
-    def __init__(self, what: str, total: int) -> None:
+    def __init__(self, what: str, total: int, even: bool = True) -> None:
         pass
 
     def __enter__(self) -> "_NoProgress":
@@ -318,7 +318,7 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
         settings = among[0]
         with_progress = Progress if self.verbose else _NoProgress
         num_heads = 1 if len(among) == 1 else len(among) + 2 * _HEADS_OF_CALIBRATED
-        with with_progress("training heads", num_heads) as progress:
+        with with_progress("training heads", num_heads, even=False) as progress:
             if len(among) > 1:
 
                 def on_compared(settings: HeadSettings) -> None:

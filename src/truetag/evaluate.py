@@ -8,13 +8,15 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from truetag.data.labels import caption_counts, label_matrix
-from truetag.data.manifest import read_manifest
+from truetag.data.labels import TRUE_FIELDS, caption_counts, has_true_tags, label_matrix
+from truetag.data.manifest import read_manifest, stream_rows
 from truetag.data.vocabulary import Vocabulary
+from truetag.data.words import normalise
 from truetag.errors import InputError
 from truetag.evaluation.decisions import DEFAULT_THRESHOLD, calibration_error, decision_scores
 from truetag.evaluation.ranking import average_precision, by_group, count_average_precision, mean_over_labels
 from truetag.io.files import write_json
+from truetag.io.paths import takes_paths
 from truetag.io.terminal import tell
 from truetag.media.files import Reading
 from truetag.noise_models import NoiseModel, observed_logits
@@ -22,10 +24,11 @@ from truetag.prediction.inference import predict_manifest
 from truetag.runs.folder import open_run
 from truetag.runs.noise_model import load_noise_model
 
-Truth = Literal["captions", "tags", "true"]
+Truth = Literal["observed", "captions", "tags", "true"]
 Metrics = dict[str, Any]
 
 
+@takes_paths
 def evaluate(
     run: Path,
     manifest: Path,
@@ -40,16 +43,18 @@ def evaluate(
         run: the run folder.
         manifest: the manifest that holds the photos and the truth.
         split: the rows to score; `all` for every row.
-        truth: what counts as true: words of the captions, the tags, or the true captions and tags of a corrupted
-            manifest; without it, `true` where rows have it, else captions, else tags.
+        truth: what counts as true: words of the captions, the tags, both (`observed`), or the true captions and tags of
+            a corrupted manifest; without it, `true` for what was corrupted, else what the rows have. True tags beside
+            captions alone count where they are of the run's vocabulary, which the categories of COCO are not.
         threshold: the probability from which a tag counts as predicted, for precision and recall; by default the one
             that training chose on noisy validation tags, or 0.5 where it chose none.
         reading: how photos and clips are read.
     """
     opened, content = open_run(run), read_manifest(manifest)
+    opened.require_finished()
     part = None if split == "all" else split
     rows = content.in_split(part)
-    truth = truth or _best_truth(rows)
+    truth = truth or _best_truth(rows, opened.vocabulary)
     if threshold is None:
         chosen = opened.threshold()
         threshold = DEFAULT_THRESHOLD if chosen is None else chosen
@@ -156,18 +161,35 @@ def format_metrics(metrics: Metrics) -> str:
     return "\n".join(lines)
 
 
-def _best_truth(rows: Any) -> Truth:
-    sources: dict[str, Truth] = {"true_tags": "true", "true_captions": "true", "captions": "captions", "tags": "tags"}
-    for field, truth in sources.items():
-        if any(value is not None for value in rows[field][:]):
-            return truth
+def _best_truth(rows: Any, vocabulary: Vocabulary) -> Truth:
+    """The truth of what a run on such rows was trained to predict.
+
+    True tags beside captions alone may be of another vocabulary, such as the categories of COCO.
+    """
+    there = {field: any(value is not None for value in rows[field][:]) for field in ("captions", "tags", *TRUE_FIELDS)}
+    if there["true_tags"] and (there["tags"] or not there["captions"]):
+        return "true"
+    if there["true_tags"]:
+        names = {normalise(tag) for tags in rows["true_tags"][:] for tag in tags or []}
+        if 2 * len(names & set(vocabulary.words)) >= len(vocabulary):
+            return "true"
+    if there["true_captions"]:
+        return "true"
+    match there["captions"], there["tags"]:
+        case True, True:
+            return "observed"
+        case True, False:
+            return "captions"
+        case False, True:
+            return "tags"
     raise InputError("these rows have neither captions nor tags to score against")
 
 
 def _counts(rows: Any, vocabulary: Vocabulary, truth: Truth) -> tuple[Tensor, Tensor] | None:
     """How many captions name each word, where the truth is made of captions and every row has some."""
-    has_true_tags = any(tags is not None for tags in rows["true_tags"][:])
-    if truth == "tags" or (truth == "true" and has_true_tags) or not all(rows["captions"][:]):
+    if truth in ("tags", "observed") or not all(rows["captions"][:]):
+        return None
+    if truth == "true" and any(map(has_true_tags, stream_rows(rows, ("captions", "tags", *TRUE_FIELDS)))):
         return None
     return caption_counts(rows, vocabulary, truth)
 

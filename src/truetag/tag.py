@@ -16,6 +16,7 @@ from truetag.data.tables import read_table
 from truetag.errors import InputError
 from truetag.io.files import write_json
 from truetag.io.fingerprints import fingerprint_file
+from truetag.io.paths import takes_paths
 from truetag.io.terminal import tell
 from truetag.io.text import parse_json
 from truetag.models.backbones import OFFLINE_PACKAGE
@@ -55,6 +56,7 @@ class _Step(NamedTuple):
     result: Path | None = None
 
 
+@takes_paths
 def tag(
     photos: Path,
     table: Path,

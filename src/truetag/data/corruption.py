@@ -18,6 +18,7 @@ from truetag.data.manifest import FIELDS, Manifest, Row, read_manifest, relative
 from truetag.data.vocabulary import Vocabulary, read_vocabulary
 from truetag.errors import InputError
 from truetag.io.files import refuse_existing
+from truetag.io.paths import takes_paths
 from truetag.io.text import shown
 
 REDRAWS = 20
@@ -113,6 +114,7 @@ def label_rates(
     return missing, incorrect
 
 
+@takes_paths
 def corrupt(
     manifest: Path,
     out: Path,

@@ -15,12 +15,13 @@ from truetag.data.columns import is_clip_name
 from truetag.data.manifest import Row, relative_root, write_manifest
 from truetag.data.parts_of_speech import CLOSED_WORDS
 from truetag.data.readers import read_coco, read_folders, read_karpathy, read_msrvtt, read_open_images
-from truetag.data.rows import ImportedRows
+from truetag.data.rows import ImportedRows, split_named
 from truetag.data.table_rows import CaptionOptions, TagOptions, read_captions, read_tags
 from truetag.data.tables import BLANK
 from truetag.data.words import normalise, tokenise
 from truetag.errors import InputError
 from truetag.io.files import refuse_existing, refuse_overwriting
+from truetag.io.paths import takes_paths
 from truetag.io.terminal import Progress
 from truetag.io.text import counted, one_line, shown
 from truetag.media.clips import sample_frames
@@ -58,6 +59,7 @@ class ImportSummary:
     """What a person should check, a line each."""
 
 
+@takes_paths
 def import_coco(
     annotations: Path,
     media_dir: Path,
@@ -81,6 +83,7 @@ def import_coco(
     return _import(read_coco(annotations, categories), annotations, media_dir, out, options)
 
 
+@takes_paths
 def import_karpathy(
     annotations: Path, media_dir: Path, out: Path, *, options: ImportOptions = ImportOptions()
 ) -> ImportSummary:
@@ -98,6 +101,7 @@ def import_karpathy(
     return _import(read_karpathy(annotations), annotations, media_dir, out, options)
 
 
+@takes_paths
 def import_captions(
     annotations: Path,
     media_dir: Path,
@@ -121,6 +125,7 @@ def import_captions(
     return _import(read_captions(annotations, table), annotations, media_dir, out, options)
 
 
+@takes_paths
 def import_tags(
     annotations: Path,
     media_dir: Path,
@@ -144,6 +149,7 @@ def import_tags(
     return _import(read_tags(annotations, table), annotations, media_dir, out, options)
 
 
+@takes_paths
 def import_msrvtt(
     annotations: Path, media_dir: Path, out: Path, *, options: ImportOptions = ImportOptions()
 ) -> ImportSummary:
@@ -164,6 +170,7 @@ def import_msrvtt(
     return _import(imported, annotations, media_dir, out, options)
 
 
+@takes_paths
 def import_open_images(
     annotations: Path,
     media_dir: Path,
@@ -187,6 +194,7 @@ def import_open_images(
     return _import(read_open_images(annotations, classes), annotations, media_dir, out, options)
 
 
+@takes_paths
 def import_folders(media_dir: Path, out: Path, *, options: ImportOptions = ImportOptions()) -> ImportSummary:
     """Write a manifest of photos that lie in folders named like their tags.
 
@@ -237,8 +245,7 @@ def _import(
         first = next(iter(skips), None)
         example = f"; the first of {len(skips)}: {first.path} ({first.reason})" if first else ""
         raise InputError(f"{annotations}: no photo or clip of it can be used with {media_dir}{example}")
-    if options.split is not None:
-        usable = [row | {"split": row.get("split") or options.split} for row in usable]
+    usable = [row | {"split": split} if (split := _split_of(row, options)) else row for row in usable]
     num_rows = write_manifest(out, usable, {"media_root": relative_root(media_dir, out)})
     listing = out.with_name(f"{out.name}.skipped.jsonl")
     skips.write(listing)
@@ -255,6 +262,10 @@ def format_summary(summary: ImportSummary) -> str:
 
 def _medium(row: Row) -> str:
     return row.get("image") or row["video"]
+
+
+def _split_of(row: Row, options: ImportOptions) -> str | None:
+    return split_named(row.get("split") or options.split)
 
 
 def _with_file(row: Row, name: str | None) -> Row:

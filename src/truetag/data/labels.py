@@ -46,9 +46,9 @@ def observed_labels(rows: Rows, vocabulary: Vocabulary) -> Int8[Tensor, "N K"]:
 def label_matrix(rows: Rows, vocabulary: Vocabulary, source: LabelSource) -> Int8[Tensor, "N K"]:
     """The labels of each bag from one source.
 
-    "observed" joins captions and tags; "captions" and "tags" use one of them. "true" uses `true_tags`, or
-    `true_captions` in a row without them, or the observed captions and tags in a row with neither (which was not
-    corrupted). True tags and captions are complete: `unknown_tags` apply to observed ones only.
+    "observed" joins captions and tags; "captions" and "tags" use one of them. "true" uses `true_tags`; or
+    `true_captions` in a row without them or with captions alone; or the observed captions and tags in a row with
+    neither, which was not corrupted. True tags and captions are complete: `unknown_tags` apply to observed ones only.
 
     Raises:
         InputError: a row has no captions or tags of this source.
@@ -128,6 +128,16 @@ def _fields(source: LabelSource) -> tuple[str, ...]:
     return OBSERVED_FIELDS + TRUE_FIELDS if source == "true" else OBSERVED_FIELDS
 
 
+def has_true_tags(row: Row) -> bool:
+    """Whether the true labels of a row are its `true_tags`.
+
+    They are not where captions alone were observed and exchanged: then true captions say more.
+    """
+    if row.get("true_tags") is None:
+        return False
+    return row.get("true_captions") is None or row.get("captions") is None or row.get("tags") is not None
+
+
 class _Evidence(NamedTuple):
     """What a row holds of one source."""
 
@@ -148,7 +158,7 @@ def _evidence(row: Row, source: LabelSource) -> _Evidence:
             if row.get(source) is None:
                 raise InputError(f"row {shown(row['id'])}: has no {source}")
             captions, tags = (row[source], []) if source == "captions" else ([], row[source])
-        case "true" if row.get("true_tags") is not None:
+        case "true" if has_true_tags(row):
             return _Evidence([], row["true_tags"])
         case "true" if row.get("true_captions") is not None:
             return _Evidence(row["true_captions"], [])

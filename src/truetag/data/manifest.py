@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from datasets import config
 from datasets.exceptions import DatasetGenerationError
 
-from truetag.data.rows import FIELDS, LIST_FIELDS, TEXT_FIELDS, Row, check_columns, check_row, is_header
+from truetag.data.rows import FIELDS, LIST_FIELDS, TEXT_FIELDS, Row, check_columns, check_row, is_header, split_named
 from truetag.errors import InputError
 from truetag.io.files import replacing
 from truetag.io.fingerprints import fingerprint_file
@@ -28,6 +28,7 @@ from truetag.io.text import one_line, parse_line, require_file, shown, text_line
 
 ROWS_PER_WRITE = 1000
 ROWS_PER_READ = 1000
+_TABLES = (".csv", ".tsv", ".txt", ".json", ".xlsx")
 
 Rows = Iterable[Row] | datasets.Dataset
 
@@ -71,7 +72,7 @@ class Manifest:
         if split is None:
             return self.rows
         splits = self.rows["split"][:]
-        chosen = [i for i, name in enumerate(splits) if name == split]
+        chosen = [i for i, name in enumerate(splits) if name == split_named(split)]
         if not chosen:
             have = one_line(", ".join(sorted({name or "(none)" for name in splits})))
             raise InputError(f"{self.path}: no row has split {shown(split)}; its splits are: {have}")
@@ -115,6 +116,11 @@ def read_header(path: Path | str) -> dict[str, Any]:
     """
     path = Path(path)
     require_file(path, "manifest file")
+    if path.suffix.lower() in _TABLES:
+        raise InputError(
+            f"{path}: expected a manifest (.jsonl or .parquet), got a table; make one with `truetag import tags` or "
+            "`truetag import captions`"
+        )
     with _reading(path):
         if path.suffix == ".parquet":
             metadata = pq.read_schema(path).metadata or {}
@@ -131,6 +137,8 @@ def read_header(path: Path | str) -> dict[str, Any]:
 def iterate_rows(path: Path | str) -> Iterator[Row]:
     """Stream checked rows; each has every field, with None for the fields that the file lacks.
 
+    Other usual names of splits (`val`, `dev`, `training`) become those that truetag uses.
+
     Raises:
         InputError: a row breaks a rule; the message names the file and the line.
     """
@@ -146,7 +154,7 @@ def iterate_rows(path: Path | str) -> Iterator[Row]:
                 first = line_of_id[row["id"]]
                 raise InputError(f"{location}: id {shown(row['id'])} was already used on {unit} {first}")
             line_of_id[row["id"]] = line
-            yield {name: row.get(name) for name in FIELDS}
+            yield {name: row.get(name) for name in FIELDS} | {"split": split_named(row.get("split"))}
 
 
 def stream_rows(rows: Rows, fields: Sequence[str]) -> Iterator[Row]:

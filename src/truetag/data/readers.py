@@ -11,7 +11,7 @@ from typing import Any
 
 from truetag.data.columns import is_media_name
 from truetag.data.labels import ANY_TAG
-from truetag.data.rows import ImportedRows, Problem, Row
+from truetag.data.rows import ImportedRows, Problem, Row, split_named
 from truetag.data.table_rows import CaptionOptions, media_field, read_captions, table_problems
 from truetag.data.tables import as_text, read_table
 from truetag.errors import InputError
@@ -19,8 +19,6 @@ from truetag.io.text import decode, parse_json, require_file, require_text, show
 
 _COCO = "a COCO object with 'images' and 'annotations'"
 _MSRVTT = "an MSR-VTT object with 'videos' and 'sentences', or a list of objects with 'video_id' and 'caption'"
-_OFFICIAL_SPLITS = {"validate": "validation", "restval": "train", "val": "validation"}
-_SPLIT_FOLDERS = {"train", "val", "valid", "validation", "dev", "test"}
 
 
 def read_coco(annotations: Path, categories: Path | None = None) -> ImportedRows:
@@ -89,7 +87,7 @@ def read_karpathy(annotations: Path) -> ImportedRows:
             "id": name,
             "image": name,
             "captions": [caption for caption in captions if caption],
-            "split": _OFFICIAL_SPLITS.get(record["split"], record["split"]),
+            "split": split_named(record["split"]),
         }
     return ImportedRows(list(rows.values()), ["Karpathy's captions with their splits"], [])
 
@@ -121,7 +119,7 @@ def read_msrvtt(annotations: Path) -> ImportedRows:
             raise InputError(f"{annotations}: videos[{number}]: expected 'split' (str), got {shown(split)}")
         rows[name] = {"id": name, "video": f"{name}.mp4", "captions": captions[name]}
         if split:
-            rows[name]["split"] = _OFFICIAL_SPLITS.get(split, split)
+            rows[name]["split"] = split_named(split)
     return ImportedRows(list(rows.values()), ["MSR-VTT"], [])
 
 
@@ -177,18 +175,19 @@ def read_folders(media_dir: Path) -> ImportedRows:
         raise InputError(f"{media_dir}: no such folder of photos")
     rows: list[Row] = []
     num_loose = 0
-    has_splits = all(path.name.lower() in _SPLIT_FOLDERS for path in media_dir.iterdir() if path.is_dir())
+    upper = {split_named(path.name) for path in media_dir.iterdir() if path.is_dir()}
+    has_splits = upper <= {"train", "validation", "test"}
     for path in sorted(media_dir.rglob("*")):
         parts = path.relative_to(media_dir).parts
         if any(part.startswith(".") or part == "__MACOSX" for part in parts) or not is_media_name(path.name):
             continue
         name = "/".join(parts)
-        split, folders = (parts[0].lower(), parts[1:-1]) if has_splits and len(parts) > 1 else (None, parts[:-1])
+        split, folders = (parts[0], parts[1:-1]) if has_splits and len(parts) > 1 else (None, parts[:-1])
         if not folders:
             num_loose += 1
         elif path.is_file():
             row: Row = {"id": name, media_field(name): name, "tags": list(dict.fromkeys(folders))}
-            rows.append(row | ({"split": _OFFICIAL_SPLITS.get(split, split)} if split else {}))
+            rows.append(row | ({"split": split_named(split)} if split else {}))
     if not rows:
         raise InputError(f"{media_dir}: expected photos in folders that are named like their tags, got none in folders")
     notes = [f"{len({tag for row in rows for tag in row['tags']})} names of folders as tags"]
@@ -202,7 +201,7 @@ def _with_clips(imported: ImportedRows) -> ImportedRows:
     rows = []
     for row in imported.rows:
         name = row.pop("image", None) or row.pop("video")
-        split = _OFFICIAL_SPLITS.get(row.get("split", ""), row.get("split"))
+        split = split_named(row.get("split"))
         clip = name if is_media_name(name) else f"{name}.mp4"
         rows.append(row | {"video": clip} | ({"split": split} if split else {}))
     return imported._replace(rows=rows)

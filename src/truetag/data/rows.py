@@ -17,6 +17,9 @@ MEDIA_FIELDS = ("image", "frames", "video", "features")
 
 Row = dict[str, Any]
 
+_USUAL_SPLITS = {"train": "train", "training": "train", "restval": "train", "test": "test", "testing": "test"}
+_USUAL_SPLITS |= dict.fromkeys(("val", "valid", "validate", "validation", "dev", "eval"), "validation")
+
 
 class Problem(NamedTuple):
     """A record of an annotation file that cannot be used: its line (0 if it has none), and why."""
@@ -36,6 +39,15 @@ class ImportedRows(NamedTuple):
 
 _PANDAS_INDEX = re.compile(r"__index_level_\d+__")
 _LIST_TYPES = (pa.ListType, pa.LargeListType, pa.FixedSizeListType, pa.ListViewType, pa.LargeListViewType)
+
+
+def split_named(name: str | None) -> str | None:
+    """A split by the name that truetag uses, for the usual names of training, validation and test; others stay.
+
+    >>> [split_named(name) for name in ("val", "Dev", "training", "testing", "fold 3", None)]
+    ['validation', 'validation', 'train', 'test', 'fold 3', None]
+    """
+    return None if name is None else _USUAL_SPLITS.get(name.strip().lower(), name)
 
 
 def is_header(first: Row) -> bool:

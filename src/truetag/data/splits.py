@@ -1,18 +1,21 @@
 """The split of each row: from the lists of a data set, or drawn so that every label keeps its share."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import torch
 
+from truetag.data.copies import copies_across, digests_of, groups_with_copies
 from truetag.data.labels import observed_labels
-from truetag.data.manifest import FIELDS, Rows, read_manifest, relative_root, stream_rows, write_manifest
+from truetag.data.manifest import FIELDS, Manifest, Rows, read_manifest, relative_root, stream_rows, write_manifest
 from truetag.data.stratify import stratified_split
 from truetag.data.vocabulary import build_vocabulary
 from truetag.errors import InputError
 from truetag.io.files import refuse_existing
-from truetag.io.text import require_file, shown, text_lines
+from truetag.io.paths import takes_paths
+from truetag.io.terminal import tell
+from truetag.io.text import counted, require_file, shown, text_lines
 
 MAX_LABELS = 500  # the most frequent words, whose shares a draw keeps
 
@@ -57,6 +60,7 @@ def assign_by_list(rows: Rows, lists: Mapping[str, Collection[str]]) -> list[str
     return [assigned.get(index, split) for index, split in enumerate(splits)]
 
 
+@takes_paths
 def split(
     manifest: Path,
     out: Path,
@@ -64,6 +68,7 @@ def split(
     lists: dict[str, Path] | None = None,
     validation_fraction: float = 0.0,
     test_fraction: float = 0.0,
+    group_copies: bool = False,
     seed: int = 0,
     overwrite: bool = False,
 ) -> dict[str, int]:
@@ -76,6 +81,7 @@ def split(
         validation_fraction: share of the train rows to move to `validation`, after the lists are applied; a row without
             a split counts as train.
         test_fraction: share of the same train rows to move to `test`.
+        group_copies: put copies of one photo or clip into one `group`, which stays together in every split and fold.
         seed: of the random draw.
         overwrite: replace `out` if it exists.
 
@@ -98,6 +104,10 @@ def split(
         splits = assign_by_list(content.rows, named)
     except InputError as error:
         raise InputError(f"{manifest}: {error}") from None
+    digests = digests_of(content)
+    groups: list[str | None] = content.rows["group"][:]
+    if group_copies:
+        groups = groups_with_copies(groups, digests)
     if any(fractions.values()):
         indices = [index for index, name in enumerate(splits) if name in (None, "train")]
         if not indices:
@@ -106,15 +116,37 @@ def split(
         vocabulary = build_vocabulary(candidates, MAX_LABELS)
         wanted = {"train": 1 - sum(fractions.values())} | {name: part for name, part in fractions.items() if part}
         generator = torch.Generator().manual_seed(seed)
-        drawn = stratified_split(observed_labels(candidates, vocabulary), wanted, generator, candidates["group"][:])
+        drawn = stratified_split(
+            observed_labels(candidates, vocabulary), wanted, generator, [groups[index] for index in indices]
+        )
         if empty := set(wanted) - set(drawn):
             raise InputError(f"{manifest}: {len(indices)} train rows are too few for {wanted}; none for {min(empty)}")
         for index, name in zip(indices, drawn, strict=True):
             splits[index] = name
+    _tell_of_copies(content, splits, digests, group_copies)
     header = content.header | {"media_root": relative_root(content.media_root, out)}
-    rows = zip(stream_rows(content.rows, FIELDS), splits, strict=True)
-    write_manifest(out, (row | {"split": name} for row, name in rows), header)
+    rows = zip(stream_rows(content.rows, FIELDS), splits, groups, strict=True)
+    write_manifest(out, (row | {"split": name, "group": group} for row, name, group in rows), header)
     return dict(sorted(Counter(name or "" for name in splits).items()))
+
+
+def _tell_of_copies(
+    content: Manifest, splits: Sequence[str | None], digests: Sequence[str | None], group_copies: bool
+) -> None:
+    """Say how many rows have a copy in another split: scores on them are too high.
+
+    Args:
+        content: the manifest.
+        splits: of its rows.
+        digests: of their content.
+        group_copies: whether copies were kept together already.
+    """
+    pairs = list(copies_across(splits, digests))
+    if pairs:
+        first, second = (content.rows[index]["id"] for index in pairs[0])
+        advice = "" if group_copies else "; --group-copies keeps copies together"
+        copies = counted(len(pairs), "copy", "copies")
+        tell(f"{copies} of a photo in another split, such as {shown(second)} of {shown(first)}{advice}")
 
 
 def read_list(path: Path) -> set[str]:

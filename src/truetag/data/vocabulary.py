@@ -27,6 +27,7 @@ from truetag.data.word_changes import WordChanges, read_changes
 from truetag.data.words import NOT_WORDS, is_undivided, normalise, tokenise, undivided_scripts, word_matcher
 from truetag.errors import InputError
 from truetag.io.files import refuse_existing, write_text
+from truetag.io.paths import takes_paths
 from truetag.io.terminal import tell
 from truetag.io.text import require_file, shown, text_lines
 
@@ -239,6 +240,7 @@ def write_vocabulary(path: Path | str, vocabulary: Vocabulary) -> None:
     write_text(Path(path), "".join(f"{line}\n" for line in lines))
 
 
+@takes_paths
 def make_vocabulary(
     manifest: Path,
     out: Path,

@@ -58,6 +58,8 @@ def naming(path: Path) -> Iterator[None]:
 
 def sync_folder(folder: Path) -> None:
     """Flush the names in a folder to disk: a renamed file survives a power cut only after this."""
+    if os.name == "nt":  # Windows opens no folders
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

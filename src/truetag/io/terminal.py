@@ -28,11 +28,12 @@ def tell(text: str) -> None:
 class Progress:
     """A progress bar on standard error, with the remaining time and a free text beside it.
 
-    Where standard error is no terminal, a line every half minute replaces the bar.
+    Where standard error is no terminal, a line every half minute replaces the bar. The remaining time is left out where
+    steps take unequal times (`even=False`): it could only be wrong.
     """
 
-    def __init__(self, what: str, total: int) -> None:
-        self.what, self.total, self.done, self.text = what, total, 0, ""
+    def __init__(self, what: str, total: int, even: bool = True) -> None:
+        self.what, self.total, self.done, self.text, self.even = what, total, 0, "", even
         self.console = Console(file=sys.stderr)
         self.started = self.printed = time.monotonic()
         self.bar = RichProgress(
@@ -41,8 +42,7 @@ class Progress:
             MofNCompleteColumn(),
             TextColumn("{task.fields[text]}"),
             TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            *((TextColumn("left"), TimeRemainingColumn()) if even else ()),
             console=self.console,
             disable=not self.console.is_terminal,
         )
@@ -74,6 +74,7 @@ class Progress:
     def _print_line(self) -> None:
         self.printed = time.monotonic()
         elapsed = self.printed - self.started
-        left = elapsed / max(self.done, 1) * (self.total - self.done)
-        line = f"{self.what}: {self.done}/{self.total} {self.text} {elapsed:.0f} s, about {left:.0f} s left"
+        line = f"{self.what}: {self.done}/{self.total} {self.text} {elapsed:.0f} s"
+        if self.even and 0 < self.done < self.total:
+            line += f", about {elapsed / self.done * (self.total - self.done):.0f} s left"
         print(line, file=sys.stderr, flush=True)

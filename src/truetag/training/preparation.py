@@ -1,11 +1,12 @@
 """From a manifest to bags to learn from: which rows, their labels, their photos or cached features, and warnings."""
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int8
+from jaxtyping import Bool, Int8, Int64
 from torch import Tensor
 
 from truetag.data.bags import read_bags
@@ -17,6 +18,7 @@ from truetag.data.vocabulary import Vocabulary
 from truetag.errors import InputError
 from truetag.io.fingerprints import fingerprint
 from truetag.io.terminal import tell
+from truetag.io.text import counted, shown
 from truetag.media.files import MediaFiles, Reading, SkipList
 from truetag.media.photos import MediaError, Preprocessing
 from truetag.models.backbones import digest_weights
@@ -90,6 +92,8 @@ def prepare_data(inputs: TrainingInputs) -> TrainingData:
     usable = _present_files(media.frames, skips) if features is None else features.cached.rows >= 0
     bags: list[Bags] = []
     kept_rows: list[list[int]] = []
+    if features is not None:
+        _tell_of_copies(features.cached.rows, int(media.starts[len(train.rows)]))
     for name, part, first in (("train", train, 0), ("validation", validation, len(train.rows))):
         bags_of_part = range(first, first + len(part.rows))
         frames = slice(int(media.starts[bags_of_part.start]), int(media.starts[bags_of_part.stop]))
@@ -158,6 +162,21 @@ def _present_files(frames: MediaFiles, skips: SkipList) -> Bool[np.ndarray, "F"]
     return present
 
 
+def _tell_of_copies(rows: Int64[np.ndarray, "F"], num_train: int) -> None:
+    """Say how many validation photos are training photos, too: the choices that they take part in are too bold.
+
+    Args:
+        rows: the row of each photo in the cache, which is the same for the same content; -1 for an unusable one.
+        num_train: so many of the photos, the first ones, are for training.
+    """
+    copies = np.isin(rows[num_train:], rows[:num_train][rows[:num_train] >= 0]).sum()
+    if copies:
+        tell(
+            f"copies of training photos among those for validation: {copies}; "
+            "`truetag split --group-copies` keeps copies together"
+        )
+
+
 def _choose_parts(inputs: TrainingInputs) -> tuple[_Part, _Part]:
     """The training and the validation part, by the splits of the manifest; without validation rows one is cut.
 
@@ -170,6 +189,9 @@ def _choose_parts(inputs: TrainingInputs) -> tuple[_Part, _Part]:
     validation_rows = [row for row, split in enumerate(splits) if split == "validation"]
     if not rows:
         raise InputError(f"{manifest.path}: no row has split 'train', its splits are: {sorted(set(splits))}")
+    unused = Counter(split for split in splits if split not in (None, "train", "validation"))
+    for split, count in unused.items():
+        tell(f"{counted(count, 'row')} of split {shown(split)} not learnt from")
     labels = observed_labels(manifest.rows.select(rows), vocabulary)
     if not (labels == 1).any():
         raise InputError(f"{manifest.path}: no training row names a word of the vocabulary")
@@ -187,6 +209,10 @@ def _choose_parts(inputs: TrainingInputs) -> tuple[_Part, _Part]:
     generator = torch.Generator().manual_seed(config.seed)
     parts = np.array(stratified_split(labels, fractions, generator, [groups[row] for row in rows]))
     train, validation = ((parts == name).nonzero()[0].tolist() for name in fractions)
+    if not train or not validation:
+        raise InputError(
+            f"{manifest.path}: expected enough rows to learn from and to hold some out, got {counted(len(rows), 'row')}"
+        )
     return (
         _Part([rows[index] for index in train], labels[train]),
         _Part([rows[index] for index in validation], labels[validation]),

@@ -19,6 +19,7 @@ from torch import Tensor
 from truetag.data.batches import FeatureBags, PhotoBags, frame_indices
 from truetag.data.labels import caption_words
 from truetag.io.tensors import State, read_tensors, write_tensors
+from truetag.io.terminal import Progress, tell
 from truetag.label_noise.heads import out_of_sample_logits
 from truetag.label_noise.relabelling import (
     LogitMoments,
@@ -27,7 +28,7 @@ from truetag.label_noise.relabelling import (
     posterior_of,
     second_head_settings,
 )
-from truetag.label_noise.selection import NUM_ERRORS, candidates, choose
+from truetag.label_noise.selection import NUM_ERRORS, candidates, choose, describe
 from truetag.label_noise.settings import HeadSettings
 from truetag.label_noise.validity import caption_validity, naming_shares, soft_labels
 from truetag.models.backbones import digest_weights
@@ -130,6 +131,7 @@ def learn_from_features(
     note: dict[str, Any] = {"chosen": {}, "messages": []}
     targets = None
     if captions is not None and len(np.unique(captions.bags)) >= 2:
+        tell("asking of each caption whether it belongs to its photo")
         shares = _naming_shares(captions, labels)
         logits = out_of_sample_logits(features, shares, groups=groups, seed=config.seed).cpu()
         validity = caption_validity(logits, captions.words, captions.bags, groups, config.seed)
@@ -144,15 +146,18 @@ def learn_from_features(
     q = None if config.q == "auto" else config.q
     # where captions are known to be wrong, the plain head has no privilege
     num_errors = NUM_ERRORS if note.get("share_of_valid_captions", 1.0) >= CLEAN_SHARE else 0.0
-    choice = choose(
-        features,
-        labels,
-        candidates(settings, q),
-        targets=targets,
-        groups=groups,
-        num_errors=num_errors,
-        seed=config.seed,
-    )
+    among = candidates(settings, q)
+    with Progress("choosing how to treat the noise", len(among), even=False) as progress:
+        choice = choose(
+            features,
+            labels,
+            among,
+            targets=targets,
+            groups=groups,
+            num_errors=num_errors,
+            seed=config.seed,
+            on_compared=lambda compared: progress.advance(1, describe(compared)),
+        )
     settings = choice.settings
     note |= {"held_out_ap": choice.scores, "reason": choice.reason, "train_on_posterior": settings.train_on_posterior}
     note["messages"].append(f"chosen: {choice.reason}")

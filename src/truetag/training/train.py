@@ -22,6 +22,7 @@ from truetag.data.manifest import read_manifest
 from truetag.data.vocabulary import Vocabulary, function_words, read_vocabulary
 from truetag.evaluation.decisions import best_threshold, decision_scores
 from truetag.io.files import remove_leftovers, write_text
+from truetag.io.paths import takes_paths
 from truetag.io.tensors import digest_state
 from truetag.io.terminal import tell
 from truetag.label_noise.linear_head import label_frequencies
@@ -43,6 +44,7 @@ from truetag.training.targets import Targets, learn_targets
 STATISTICS_BATCHES = 100
 
 
+@takes_paths
 def train(
     config: TrainConfig,
     data: Path,

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 import torch
@@ -145,7 +146,10 @@ def format_metrics(metrics: Metrics) -> str:
         + "".join(f"{count:8d}" for count in [p["count"] for p in parts.values()])
         + f"{metrics['num_labels']:8d}"
     )
-    for title, values in (("AP", metrics), ("AP of p(z|I)", metrics.get("observed"))):
+    observed = metrics.get("observed")
+    if observed is not None and observed["mean_ap"] == metrics["mean_ap"]:
+        observed = None  # rates that do not depend on the photo keep the order of the photos
+    for title, values in (("AP", metrics), ("AP of p(z|I)", observed)):
         for prefix, key in ((title, "mean_ap"), (f"count-{title}", "count_mean_ap")):
             if values is not None and values[key] is not None:
                 cells = [part[key] for part in values["by_pos"].values()] + [values[key]]
@@ -154,6 +158,10 @@ def format_metrics(metrics: Metrics) -> str:
         f"{name.upper()} {percent(metrics[name]).strip()}" for name in ("op", "or", "of1", "cp", "cr", "cf1")
     )
     lines.append(f"at p >= {metrics['threshold']:g}: {decisions}; calibration error {percent(metrics['ece']).strip()}")
+    if "noise" in metrics:
+        rates = {name: list(values.values()) for name, values in metrics["noise"].items()}
+        means = [f"{name.removesuffix('_rate')} {percent(fmean(each)).strip()}" for name, each in rates.items()]
+        lines.append(f"learnt rates of wrong tags, mean over labels: {', '.join(means)}")
     if metrics["num_labels_without_positives"]:
         lines.append(f"{metrics['num_labels_without_positives']} labels have no positive here and are left out")
     if metrics["num_skipped"]:

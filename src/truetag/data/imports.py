@@ -298,7 +298,8 @@ def _describe_splits(rows: list[Row]) -> list[str]:
 
 
 def _frequent(counts: Counter[str]) -> str:
-    return one_line(", ".join(f"{name} {count}" for name, count in counts.most_common(_NUM_FREQUENT)), 240)
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:_NUM_FREQUENT]
+    return one_line(", ".join(f"{name} {count}" for name, count in ranked), 240)
 
 
 def _find_unusable(files: MediaFiles, decode: bool, hints: dict[int, str], skips: SkipList) -> set[int]:

@@ -107,7 +107,7 @@ def test_prediction_reaches_no_noise_model():
         reached = reachable(name)
         assert not reached & {"noise_models", "em", "latent", "evaluate", "runs.noise_model"}, name
         assert not {room_of(other) for other in reached} & {"training"}, name
-    assert "models.classifier" in reachable("prediction.predict")
+    assert "models.classifier" in reachable("prediction.tagging")
 
 
 def code_of(path: Path) -> str:

@@ -11,7 +11,7 @@ from truetag.data.vocabulary import build_vocabulary, write_vocabulary
 from truetag.demo.moving_scenes import draw_clips
 from truetag.evaluate import evaluate
 from truetag.media.files import Reading, SkipList
-from truetag.prediction.predict import predict
+from truetag.prediction.tagging import predict
 from truetag.training.train import train
 
 NUM_FRAMES = 3

@@ -20,7 +20,7 @@ from truetag.label_noise.selection import candidates, choose
 from truetag.label_noise.settings import JOINT
 from truetag.label_noise.validity import caption_validity
 from truetag.prediction.inference import predict_manifest
-from truetag.prediction.predict import predict
+from truetag.prediction.tagging import predict
 from truetag.runs.config import TrainConfig
 from truetag.runs.noise_model import load_noise_model
 from truetag.training.train import train

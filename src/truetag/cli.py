@@ -4,6 +4,7 @@ import difflib
 import functools
 import importlib
 import inspect
+import os
 import sys
 import typing
 import warnings
@@ -111,7 +112,7 @@ COMMANDS = {
     ),
     "evaluate": Command("truetag.evaluate:evaluate", ("run", "manifest"), "score a run on a manifest", _show_metrics),
     "predict": Command(
-        "truetag.prediction.predict:predict",
+        "truetag.prediction.tagging:predict",
         ("run", "inputs"),
         "tag photos, folders or manifests",
         lambda num_tagged: None,
@@ -138,6 +139,7 @@ _RESUMED_BY = {
     "predict": "; the same command goes on",
     "tag": "; the same command goes on",
 }
+_BROKEN_PIPE = 141  # as of a process that SIGPIPE ends
 _FLAG_NAMES = {"start_from": "from"}
 
 
@@ -145,16 +147,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        The exit code: 0, 2 for a user's mistake, or 130 after Ctrl-C.
+        The exit code: 0, 2 for a user's mistake, 130 after Ctrl-C, or 141 if nobody reads the output.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     end_on_sigterm()
     # a photo is either used or listed as skipped: the warnings of PIL add nothing
     warnings.filterwarnings("ignore", module="PIL")
     try:
-        return run_command(arguments)
+        code = run_command(arguments)
+        sys.stdout.flush()
+        return code
     except InputError as error:
         tell(f"truetag: {error}")
+    except BrokenPipeError:  # who read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain when it ends
+        return _BROKEN_PIPE
     except OSError as error:
         path = f"{error.filename}: " if error.filename else ""
         tell(f"truetag: {path}{error.strerror or error}")

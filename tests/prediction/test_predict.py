@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-import truetag.prediction.predict
+import truetag.prediction.tagging
 from truetag.data.manifest import read_manifest
 from truetag.data.vocabulary import Vocabulary, write_vocabulary
 from truetag.errors import InputError
@@ -20,7 +20,7 @@ from truetag.media.files import Reading
 from truetag.media.photos import read_photo
 from truetag.models.building import load_classifier
 from truetag.prediction.inference import predict_manifest
-from truetag.prediction.predict import predict
+from truetag.prediction.tagging import predict
 from truetag.training.train import train
 
 
@@ -156,7 +156,7 @@ def test_photos_that_training_has_cached_are_not_decoded_again(tiny, frozen_run,
 def test_a_stopped_prediction_from_the_cache_goes_on(tiny, frozen_run, tmp_path, monkeypatch):
     photos, options = sorted((tiny / "photos").glob("*.jpg")), {"threshold": 0.0, "function_words": True}
     predict(frozen_run.folder, photos, tmp_path / "whole.jsonl", **options)
-    choose_tags, calls = truetag.prediction.predict._choose_tags, []
+    choose_tags, calls = truetag.prediction.tagging._choose_tags, []
 
     def stop_at_the_second(*arguments):
         calls.append(arguments[1])
@@ -164,7 +164,7 @@ def test_a_stopped_prediction_from_the_cache_goes_on(tiny, frozen_run, tmp_path,
             raise KeyboardInterrupt
         return choose_tags(*arguments)
 
-    monkeypatch.setattr("truetag.prediction.predict._choose_tags", stop_at_the_second)
+    monkeypatch.setattr("truetag.prediction.tagging._choose_tags", stop_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         predict(frozen_run.folder, photos, tmp_path / "p.jsonl", **options)
     predict(frozen_run.folder, photos, tmp_path / "p.jsonl", **options)
@@ -174,7 +174,7 @@ def test_a_stopped_prediction_from_the_cache_goes_on(tiny, frozen_run, tmp_path,
 
 def test_prediction_never_loads_the_noise_model():
     """Not only by the imports as written: in a fresh interpreter the module is not there."""
-    code = "import sys, truetag.prediction.predict; sys.exit('truetag.noise_models' in sys.modules)"
+    code = "import sys, truetag.prediction.tagging; sys.exit('truetag.noise_models' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -1,1 +1,3 @@
 """The classifier alone, from files to tables of tags."""
+
+from truetag.prediction.tagging import predict as predict

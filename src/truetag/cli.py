@@ -140,7 +140,7 @@ _RESUMED_BY = {
     "tag": "; the same command goes on",
 }
 _BROKEN_PIPE = 141  # as of a process that SIGPIPE ends
-_FLAG_NAMES = {"start_from": "from"}
+_FLAG_NAMES = {"start_from": "from", "options": "import"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,5 +1,8 @@
 """A posterior is of a model that saw neither the example nor its near-duplicates, and each example gets one."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,11 +10,20 @@ from joblib import parallel_config
 from scipy import sparse
 from sklearn.base import BaseEstimator
 from sklearn.dummy import DummyClassifier
-from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, LeaveOneOut, RandomizedSearchCV, ShuffleSplit
+from sklearn.metrics import f1_score
+from sklearn.model_selection import (
+    GridSearchCV,
+    GroupKFold,
+    KFold,
+    LeaveOneOut,
+    RandomizedSearchCV,
+    ShuffleSplit,
+    cross_val_score,
+)
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from truetag import NoisyLabelClassifier, cross_val_posterior
+from truetag import NoisyLabelClassifier, cross_val_posterior, known_labels_scorer
 from truetag.errors import InputError
 
 N, D, K = 60, 8, 3
@@ -282,3 +294,51 @@ def test_wrong_methods_and_searches_are_named(data):
         cross_val_posterior(make_pipeline(StandardScaler()), X, y)
     with pytest.raises(InputError, match="refit: expected a search that trains the best estimator, got False"):
         cross_val_posterior(GridSearchCV(TAGGER, {"q": [0]}, refit=False), X, y)
+
+
+# --- what scikit-learn lacks for unknown labels
+
+
+class Saying(BaseEstimator):
+    """Predicts its features."""
+
+    def fit(self, X, y):
+        return self
+
+    def predict(self, X):
+        return X
+
+
+def test_a_scorer_leaves_unknown_labels_out():
+    """Of label 0, right, right, one too many: F1 is 4/5; of label 1, one right and one forgotten: 2/3; no label 2."""
+    nan = np.nan
+    says = np.array([[1, 1, 0], [1, 0, 1], [1, 1, 0], [0, 1, 1]])
+    y = np.array([[1, 1, nan], [1, 1, nan], [0, nan, nan], [nan, nan, nan]])
+    scorer = known_labels_scorer(f1_score)
+    assert scorer(Saying(), says, y) == pytest.approx((4 / 5 + 2 / 3) / 2)
+    assert scorer(Saying(), says, np.where(np.isnan(y), -1, y)) == pytest.approx((4 / 5 + 2 / 3) / 2)
+    assert np.isnan(scorer(Saying(), says, np.full_like(y, nan)))
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_a_search_and_a_validation_take_the_scorer(data):
+    X, y = data
+    some = np.where(np.arange(N)[:, None] % 4 == 0, np.nan, y)
+    scorer, folds = known_labels_scorer(f1_score), KFold(3)
+    scores = cross_val_score(TAGGER, X, some, cv=folds, scoring=scorer)
+    search = GridSearchCV(TAGGER, {"q": [0.0, 0.0]}, cv=folds, scoring=scorer).fit(X, some)
+    tagger = NoisyLabelClassifier(**TAGGER.get_params())
+    train, test = next(folds.split(X))
+    predicted, known = tagger.fit(X[train], some[train]).predict(X[test]), test % 4 != 0
+    expected = np.mean([f1_score(y[test[known], label], predicted[known, label]) for label in range(K)])
+    assert scores[0] == pytest.approx(expected)
+    assert search.best_score_ == pytest.approx(scores.mean())
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_the_page_about_scikit_learn_runs():
+    page = (Path(__file__).resolve().parents[1] / "docs" / "sklearn.md").read_text()
+    names: dict = {}
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(code, names)
+    assert names["posterior"].shape == names["out_of_fold"].shape == (200, 3)

@@ -4,7 +4,9 @@ A model that was trained on a label vouches for it, right or wrong; one that was
 against a label must therefore come from here.
 """
 
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from numbers import Integral
 from typing import Annotated, Any
 
@@ -21,6 +23,7 @@ from sklearn.utils.validation import has_fit_parameter
 
 from truetag.data.stratify import grouped_folds, unit_numbers
 from truetag.errors import InputError
+from truetag.evaluation.ranking import mean_over_labels
 from truetag.io.terminal import Progress
 from truetag.label_noise.observed_labels import observed_labels
 
@@ -105,6 +108,38 @@ def cross_val_posterior(
                 progress.advance(1)
     tested = np.concatenate([test for _, test in folds])
     return np.concatenate(parts)[np.argsort(tested)]
+
+
+def known_labels_scorer(metric: Callable[..., float], response_method: str = "predict") -> Callable[..., float]:
+    """A scorer for scikit-learn's `scoring=`: the mean of the metric over labels, each on its known examples alone.
+
+    scikit-learn's own scorers stop at unknown labels. A label that is known of no example, or for which the metric is
+    NaN, does not count; NaN where none counts. `cv` must be a splitter, such as `KFold(5)`: for a number scikit-learn
+    looks at the labels, and stops at NaN. Without `scoring`, the score of `NoisyLabelClassifier` is its mean average
+    precision, which leaves unknown labels out already.
+
+    Args:
+        metric: of the known labels and the answers for one label, such as `sklearn.metrics.f1_score`.
+        response_method: what is asked: "predict", "predict_proba" or "decision_function".
+
+    >>> from sklearn.metrics import roc_auc_score
+    >>> scorer = known_labels_scorer(roc_auc_score, "predict_proba")  # GridSearchCV(.., cv=KFold(5), scoring=scorer)
+    """
+    return partial(_score_of_known, metric, response_method)
+
+
+def _score_of_known(metric: Callable[..., float], response_method: str, estimator: Any, X: Any, y: Any) -> float:
+    answers = np.asarray(getattr(estimator, response_method)(X))
+    names = getattr(_classifier_in(estimator), "label_names_in_", None)
+    # the convention of -1 was looked at in training: a fold of few rows cannot tell
+    labels = observed_labels(y, len(answers), None if names is None else list(names), True).matrix.numpy()
+    is_known = ~np.isnan(labels)
+    scores = [
+        float(metric(labels[rows, label].astype(np.int64), answers[rows, label]))
+        for label, rows in enumerate(is_known.T)
+        if rows.any()
+    ]
+    return mean_over_labels(scores) if scores else float("nan")
 
 
 def _answer_of_fold(

@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from truetag.crossfit import cross_val_posterior as cross_val_posterior
+    from truetag.crossfit import known_labels_scorer as known_labels_scorer
     from truetag.estimator import NoisyLabelClassifier as NoisyLabelClassifier
 
 __version__ = "0.1.0"
 
 _MODULES = ("latent", "pooling", "noise_models", "losses", "em", "evaluation", "data")
-_NAMES = {"NoisyLabelClassifier": "estimator", "cross_val_posterior": "crossfit"}
+_NAMES = {"NoisyLabelClassifier": "estimator", "cross_val_posterior": "crossfit", "known_labels_scorer": "crossfit"}
 
 
 def __getattr__(name: str) -> Any:

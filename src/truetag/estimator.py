@@ -23,7 +23,7 @@ from truetag.errors import InputError
 from truetag.evaluation.ranking import average_precision, mean_over_labels
 from truetag.io.terminal import Progress
 from truetag.label_noise.heads import NUM_FOLDS, FittedHead, fit_head
-from truetag.label_noise.observed_labels import observed_labels
+from truetag.label_noise.observed_labels import as_groups, as_weights, observed_labels
 from truetag.label_noise.relabelling import fit_calibrated
 from truetag.label_noise.selection import Choice, candidates, choose, describe
 from truetag.label_noise.settings import HeadSettings
@@ -88,7 +88,8 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
         initial_missing_rate: p(z=0|y=1) before training, of "fi", "fd" and "fd-shared"; 0 stays 0.
         initial_incorrect_rate: p(z=1|y=0) before training, likewise; 0 stays 0.
         layer_norm: normalise each example over its features first, as suits embeddings; None: from 64 features on.
-        device: where heads are trained, as torch names it ("cpu", "cuda").
+        device: where heads are trained and asked: as torch names it ("cpu", "cuda", "cuda:1"), or "auto", a GPU where
+            there is one.
         random_state: decides the order of examples, dropout and what is held out; None: different each time.
         verbose: 1 shows a progress bar on standard error, or a line every half minute where that is no terminal.
 
@@ -170,11 +171,12 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
             TypeError: `X` is sparse.
         """
         candidate_settings = self.head_settings()
+        self._device()  # refuses what is not here
         features = self._features(X, reset=True)
         given = observed_labels(y, len(features))
         labels = given.matrix
-        weights = None if sample_weight is None else _as_weights(sample_weight, len(features))
-        groups = None if groups is None else _as_groups(groups, len(features))
+        weights = None if sample_weight is None else as_weights(sample_weight, len(features))
+        groups = None if groups is None else as_groups(groups, len(features))
         seed = _draw_seed(self.random_state)
         self._train(features, labels, candidate_settings, weights, groups, seed)
         # one row per label, and not a list of rows: scorers look at the values, `cross_val_predict` at the shape
@@ -196,6 +198,15 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
             InputError: `X` has a value that is NaN or infinite, or another number of features.
         """
         return self._named(self._probabilities(X), X)
+
+    def decision_function(self, X: Annotated[Any, "N D"]) -> Annotated[Any, "N K"]:
+        """The logit of p(y=1|x): at least 0 where `predict` says 1.
+
+        Raises:
+            InputError: as of `predict_proba`.
+        """
+        check_is_fitted(self)
+        return self._named(self._logits(self._features(X)).numpy(), X)
 
     def predict(self, X: Annotated[Any, "N D"]) -> Annotated[Any, "N K"]:
         """1 where p(y=1|x) is at least one half, else 0.
@@ -234,7 +245,7 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
         """
         probabilities = self._probabilities(X)
         labels = self._observed(y, len(probabilities))
-        weights = None if sample_weight is None else _as_weights(sample_weight, len(probabilities))
+        weights = None if sample_weight is None else as_weights(sample_weight, len(probabilities))
         return mean_over_labels(average_precision(probabilities, labels, weights))
 
     def set_output(self, *, transform: str | None = None) -> "NoisyLabelClassifier":
@@ -356,28 +367,21 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
                 features = validate_data(self, X, reset=reset, dtype=np.float32)
         except ValueError as error:
             raise InputError(str(error)) from None
-        return torch.from_numpy(np.require(features, requirements=["C", "W"])).to(self.device)
+        return torch.from_numpy(np.require(features, requirements=["C", "W"])).to(self._device())
+
+    def _device(self) -> torch.device:
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            return torch.empty(0, device=self.device).device
+        except (RuntimeError, AssertionError, TypeError) as error:  # what torch raises depends on how it was built
+            reason = str(error).partition("\n")[0]
+            raise InputError(
+                f"device: expected 'auto' or a device that is here, got {self.device!r}: {reason}"
+            ) from None
 
     def _logits(self, features: Float32[Tensor, "N D"]) -> Float64[Tensor, "N K"]:
         return torch.cat([self.head_(features[part]).double().cpu() for part in _parts(len(features))])
-
-
-def _as_weights(sample_weight: Any, num_examples: int) -> Float32[Tensor, "N"]:
-    weights = np.asarray(sample_weight, dtype=np.float32)
-    if weights.shape != (num_examples,):
-        raise InputError(f"sample_weight: expected shape ({num_examples},), one an example, got {weights.shape}")
-    if not (right := np.isfinite(weights) & (weights >= 0)).all():
-        raise InputError(f"sample_weight: expected finite numbers of 0 or more, got {weights[~right][0]:g}")
-    if not weights.any():
-        raise InputError("sample_weight: expected at least one weight above 0, got zeros alone")
-    return torch.from_numpy(weights.copy())
-
-
-def _as_groups(groups: Any, num_examples: int) -> list[Any]:
-    keys = list(groups)
-    if len(keys) != num_examples:
-        raise InputError(f"groups: expected {num_examples}, one for each example, got {len(keys)}")
-    return keys
 
 
 def _number(value: Any) -> float | None:

@@ -81,6 +81,26 @@ def observed_labels(
     return ObservedLabels(matrix, found, is_tag_list=False, has_minus_one=bool(is_unknown.any()))
 
 
+def as_weights(sample_weight: Any, num_examples: int) -> Float32[Tensor, "N"]:
+    """One weight per example, finite and not negative; or an `InputError`."""
+    weights = np.asarray(sample_weight, dtype=np.float32)
+    if weights.shape != (num_examples,):
+        raise InputError(f"sample_weight: expected shape ({num_examples},), one an example, got {weights.shape}")
+    if not (right := np.isfinite(weights) & (weights >= 0)).all():
+        raise InputError(f"sample_weight: expected finite numbers of 0 or more, got {weights[~right][0]:g}")
+    if not weights.any():
+        raise InputError("sample_weight: expected at least one weight above 0, got zeros alone")
+    return torch.from_numpy(weights.copy())
+
+
+def as_groups(groups: Any, num_examples: int) -> list[Any]:
+    """One group per example; or an `InputError`."""
+    keys = list(groups)
+    if len(keys) != num_examples:
+        raise InputError(f"groups: expected {num_examples}, one for each example, got {len(keys)}")
+    return keys
+
+
 def _refuse_other_conventions(values: Shaped[np.ndarray, "N K"], each_label: bool) -> None:
     """Raise where -1 probably means absent: a label, or where rows are few the whole matrix, has -1 and no 0."""
     present, absent, unknown = ((values == value).sum(0) for value in (1, 0, -1))

@@ -29,15 +29,18 @@ ROOMS = [
 """From top to bottom: each imports only what stands above it."""
 LAW = {"latent", "pooling", "noise_models", "losses", "optimisation", "em"}
 """The law stays at the root: functions of tensors."""
-ROOM_OF_FILE = dict.fromkeys(LAW, "law") | {"crossfit": "estimator", "doctor": "cli", "tag": "cli", "__main__": "cli"}
+ROOM_OF_FILE = dict.fromkeys(LAW, "law") | {
+    **{"crossfit": "estimator", "compare": "evaluate"},
+    **dict.fromkeys(("doctor", "tag", "__main__"), "cli"),
+}
 """Files at the root whose room has another name."""
 MAY_NAME_TRUE_LABELS = {
     # the file format, what writes it, and the one reader of labels
     *("data.rows", "data.labels", "data.readers", "data.columns", "data.table_rows", "data.imports"),
-    *("data.corruption", "evaluate"),
+    *("data.corruption", "evaluate", "compare"),
     *("reports", "demo"),
 }
-READERS_OF_TRUE_LABELS = {"data.labels", "data.corruption", "evaluate", "reports", "demo"}
+READERS_OF_TRUE_LABELS = {"data.labels", "data.corruption", "evaluate", "compare", "reports", "demo"}
 """Only these may ask `label_matrix` or `caption_counts` for labels other than the observed ones."""
 
 

@@ -7,11 +7,17 @@ if TYPE_CHECKING:
     from truetag.crossfit import cross_val_posterior as cross_val_posterior
     from truetag.crossfit import known_labels_scorer as known_labels_scorer
     from truetag.estimator import NoisyLabelClassifier as NoisyLabelClassifier
+    from truetag.models.building import load as load
 
 __version__ = "0.1.0"
 
 _MODULES = ("latent", "pooling", "noise_models", "losses", "em", "evaluation", "data")
-_NAMES = {"NoisyLabelClassifier": "estimator", "cross_val_posterior": "crossfit", "known_labels_scorer": "crossfit"}
+_NAMES = {
+    "NoisyLabelClassifier": "estimator",
+    "cross_val_posterior": "crossfit",
+    "load": "models.building",
+    "known_labels_scorer": "crossfit",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -107,10 +107,14 @@ COMMANDS = {
             "realised: " + ", ".join(f"{name} {value:.4g}" for name, value in rates.items() if isinstance(value, float))
         ),
     ),
-    "train": Command(
-        "truetag.training.train:train", (), "train a recipe (see below)", lambda run: f"run: {run.folder}"
-    ),
+    "train": Command("truetag.training.seeds:train_seeds", (), "train a recipe (see below)", lambda text: text),
     "evaluate": Command("truetag.evaluate:evaluate", ("run", "manifest"), "score a run on a manifest", _show_metrics),
+    "compare": Command(
+        "truetag.compare:compare",
+        ("runs",),
+        "score runs on the same photos, with intervals of their differences",
+        lambda comparison: importlib.import_module("truetag.compare").format_comparison(comparison),
+    ),
     "predict": Command(
         "truetag.prediction.tagging:predict",
         ("run", "inputs"),

@@ -55,7 +55,7 @@ def evaluate(
     opened.require_finished()
     part = None if split == "all" else split
     rows = content.in_split(part)
-    truth = truth or _best_truth(rows, opened.vocabulary)
+    truth = truth or best_truth(rows, opened.vocabulary)
     if threshold is None:
         chosen = opened.threshold()
         threshold = DEFAULT_THRESHOLD if chosen is None else chosen
@@ -169,7 +169,7 @@ def format_metrics(metrics: Metrics) -> str:
     return "\n".join(lines)
 
 
-def _best_truth(rows: Any, vocabulary: Vocabulary) -> Truth:
+def best_truth(rows: Any, vocabulary: Vocabulary) -> Truth:
     """The truth of what a run on such rows was trained to predict.
 
     True tags beside captions alone may be of another vocabulary, such as the categories of COCO.

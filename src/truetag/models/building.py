@@ -1,8 +1,12 @@
 """Classifiers made: a new one from the settings of a run, and the trained one of a run."""
 
+from pathlib import Path
+from typing import NamedTuple
+
 import torch
 from torch import nn
 
+from truetag.data.vocabulary import Vocabulary
 from truetag.errors import InputError
 from truetag.io.text import one_line
 from truetag.label_noise.linear_head import uses_layer_norm
@@ -12,7 +16,7 @@ from truetag.models.classifier import Classifier
 from truetag.models.features import feature_spec
 from truetag.optimisation import step_sizes
 from truetag.runs.config import TrainConfig
-from truetag.runs.folder import Run
+from truetag.runs.folder import Run, open_run
 
 
 def build_classifier(
@@ -57,6 +61,33 @@ def load_classifier(run: Run) -> Classifier:
     if num_labels != len(run.vocabulary):
         raise InputError(f"{run.folder}: the classifier has {num_labels} labels, vocabulary.tsv {len(run.vocabulary)}")
     return classifier.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+class Loaded(NamedTuple):
+    """All of a run that prediction needs."""
+
+    classifier: Classifier
+    """From photos [B, T, 3, H, W], T frames each, to true logits [B, K] and features [B, D]; in evaluation mode."""
+    preprocessing: Preprocessing
+    """From an upright RGB photo to [3, H, W]."""
+    vocabulary: Vocabulary
+    """The K labels."""
+
+
+def load(run: Path | str) -> Loaded:
+    """The classifier, preprocessing and vocabulary of a run, for programs of one's own.
+
+        classifier, preprocessing, vocabulary = truetag.load("runs/best")
+        photo = preprocessing(Image.open("a.jpg").convert("RGB"))
+        logits, _ = classifier(photo[None, None])
+        probabilities = dict(zip(vocabulary.words, logits[0].sigmoid().tolist()))
+
+    Raises:
+        InputError: it is no run, or it is not finished.
+    """
+    opened = open_run(Path(run))
+    opened.require_finished()
+    return Loaded(load_classifier(opened), opened.preprocessing, opened.vocabulary)
 
 
 def _make_classifier(config: TrainConfig, backbone: nn.Module, num_features: int, num_labels: int) -> Classifier:

@@ -1,0 +1,61 @@
+"""`truetag train`: one run, or the same recipe with several seeds."""
+
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean, stdev
+
+from truetag.errors import InputError
+from truetag.io.paths import takes_paths
+from truetag.media.files import Reading
+from truetag.runs.config import TrainConfig
+from truetag.runs.folder import Run
+from truetag.training.train import train
+
+
+@takes_paths
+def train_seeds(
+    config: TrainConfig,
+    data: Path,
+    vocabulary: Path,
+    out: Path,
+    start_from: Path | None = None,
+    resume: bool = False,
+    seeds: int = 1,
+    reading: Reading = Reading(),
+) -> str:
+    """Train one recipe and leave a run folder; with several seeds, OUT/seed-0, OUT/seed-1, and so on.
+
+    Args:
+        config: all settings.
+        data: the manifest; rows with split `train` (or none) are learnt from.
+        vocabulary: the word list that gives the labels.
+        out: the run folder to make.
+        start_from: a run whose stage 1 is taken over instead of trained again.
+        resume: continue the run in `out` where it was stopped; begin it if there is none yet.
+        seeds: train so many runs, with the seeds that follow `config.seed`.
+        reading: how photos and clips are read.
+
+    Returns:
+        Where the runs are; of several seeds also mean and standard deviation of AP on the noisy validation tags.
+
+    Raises:
+        InputError: a setting, the data or `out` is not what it should be; or training diverges.
+    """
+    if seeds < 1:
+        raise InputError(f"seeds: expected at least 1, got {seeds}")
+    if seeds == 1:
+        return f"run: {train(config, data, vocabulary, out, start_from, resume, reading).folder}"
+    runs = []
+    for seed in range(config.seed, config.seed + seeds):
+        folder = out / f"seed-{seed}"
+        runs.append(train(replace(config, seed=seed), data, vocabulary, folder, start_from, resume, reading))
+    scores = [100 * _validation_ap(run) for run in runs]
+    spread = f"{fmean(scores):.2f} ± {stdev(scores):.2f}"
+    return f"runs: {out} (seeds {config.seed} to {config.seed + seeds - 1}); AP on noisy validation tags: {spread}"
+
+
+def _validation_ap(run: Run) -> float:
+    """The AP of the epoch that was kept."""
+    last_stage = max(row["stage"] for row in run.history())
+    of_stage = [row["validation_ap"] for row in run.history() if row["stage"] == last_stage]
+    return of_stage[-1] if run.config.select == "last" else max(of_stage)

@@ -1,6 +1,7 @@
 """Tables and figures come from the official files, and a reproduction resumes after an interruption."""
 
 import json
+import re
 
 import matplotlib.figure
 import pytest
@@ -54,7 +55,7 @@ def test_table_1_from_official_files_resumes(coco, tmp_path, capsys):
     command = ["reproduce", "table1", "--data", str(coco), "--out", str(tmp_path), *SMALL, "--batch-size", "8"]
     assert main([*command, "--plan-only"]) == 0
     assert "8 runs on 24 photos (and 8 for validation, 8 for the test)" in capsys.readouterr().err
-    assert not (tmp_path / "runs").exists()
+    assert not list(tmp_path.iterdir())
     assert main(command) == 0
     table = capsys.readouterr().out
     lines = json.loads((tmp_path / "table1.json").read_text())
@@ -73,6 +74,9 @@ def test_table_1_from_official_files_resumes(coco, tmp_path, capsys):
     page = (tmp_path / "index.html").read_text()
     assert "Table 1" in page
     assert "backbone = test_resnet" in page
+    assert "24 photos for train" in page
+    assert re.search(r"8 photos for test, \d+ words", page)
+    assert page.index("<th>All</th>") < page.index("<th>VB</th>")  # what a narrow screen shows first
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*.safetensors")}
     assert main(command) == 0
     assert "every run is finished" in capsys.readouterr().err
@@ -84,6 +88,7 @@ def test_figure_4_shows_photos_of_the_test_split(coco, tmp_path, capsys):
     assert main(command) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "figure4.png")
     assert (tmp_path / "figure4.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "figure4.pdf").read_bytes().startswith(b"%PDF")
     assert sorted(path.name for path in (tmp_path / "runs" / "coco-swap2").iterdir()) == ["mlcn", "mlcn-star", "nmn-fd"]
     assert main(["reproduce", "figure3", "--out", str(tmp_path)]) == 0
     page = (tmp_path / "index.html").read_text()

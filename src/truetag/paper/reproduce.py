@@ -10,6 +10,7 @@ therefore continues a reproduction, and the tables share their runs.
 import dataclasses
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from truetag.data.corruption import corrupt
@@ -24,7 +25,7 @@ from truetag.paper.corpora import Corpus, prepare_corpus
 from truetag.paper.plan import Reproduction, describe_plan, remaining_runs
 from truetag.paper.results import TITLES, as_markdown, compare, draw_figure4, write_index
 from truetag.paper.tables import TABLES, Row
-from truetag.reports.figures import plot_gradients
+from truetag.reports.figures import plot_gradients, save_figure
 from truetag.runs.config import MACHINE_SETTINGS, TrainConfig
 from truetag.training.recipes import CLIP_SETTINGS, SCHEDULE, RecipeName, settings_of, stage1_of
 from truetag.training.train import train
@@ -66,7 +67,7 @@ def reproduce(
     """
     if target == "figure3":
         out.mkdir(parents=True, exist_ok=True)
-        plot_gradients().savefig(out / "figure3.png", dpi=150)
+        save_figure(plot_gradients(), out / "figure3.png")
         write_index(out)
         return f"{out / 'figure3.png'}"
     if data is None:
@@ -78,18 +79,20 @@ def reproduce(
     for name in ("pooling", "level", "noise_model"):
         if not _is_untouched(config, name):
             raise InputError(f"{name}: the rows of {target} decide it, got {getattr(config, name)!r}")
-    corpus = (
-        Corpus("msrvtt", out / "msrvtt", "validation") if target == "table3" else Corpus("coco", out / "coco", "test")
-    )
+    rows = FIGURE4_ROWS if target == "figure4" else TABLES[target]
     words = None if vocabulary is None else str(vocabulary.resolve())
     corpus_settings = {"data": str(data.resolve()), "vocabulary": words, "num_words": num_words}
+    if plan_only:
+        with TemporaryDirectory() as folder:  # a plan leaves nothing behind
+            corpus = _corpus_of(target, Path(folder))
+            prepare_corpus(corpus, data, vocabulary, num_words)
+            tell(describe_plan(Reproduction(out, corpus, rows, config, reading)))
+        return "nothing was trained: --plan-only"
+    corpus = _corpus_of(target, out)
     _check_settings(corpus.folder / "data.json", corpus_settings)
     prepare_corpus(corpus, data, vocabulary, num_words)
-    rows = FIGURE4_ROWS if target == "figure4" else TABLES[target]
     reproduction = Reproduction(out, corpus, rows, config, reading)
     tell(describe_plan(reproduction))
-    if plan_only:
-        return "nothing was trained: --plan-only"
     run_settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in MACHINE_SETTINGS}
     _check_settings(out / "runs" / f"{corpus.name}.json", run_settings)
     for row in rows:
@@ -105,6 +108,12 @@ def reproduce(
         write_text(out / f"{target}.md", f"# {TITLES[target]}\n\n{text}\n")
     write_index(out)
     return text
+
+
+def _corpus_of(target: Target, folder: Path) -> Corpus:
+    if target == "table3":
+        return Corpus("msrvtt", folder / "msrvtt", "validation")
+    return Corpus("coco", folder / "coco", "test")
 
 
 def _is_untouched(config: TrainConfig, name: str) -> bool:

@@ -1,6 +1,7 @@
 """The results of a reproduction beside the published numbers: tables, Figure 4, and one page with all of them."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,12 @@ from typing import Any
 import numpy as np
 
 from truetag import __version__
-from truetag.data.manifest import read_manifest
+from truetag.data.manifest import iterate_rows, read_manifest
+from truetag.data.vocabulary import read_vocabulary
+from truetag.io.text import counted
 from truetag.paper.plan import Reproduction
 from truetag.paper.tables import COLUMNS, TABLES
-from truetag.reports.figures import plot_tagged_photos
+from truetag.reports.figures import plot_tagged_photos, save_figure
 from truetag.reports.page import inline_photo, write_page
 from truetag.reports.tagged_photos import tag_photos
 from truetag.runs.folder import open_run
@@ -72,7 +75,17 @@ def draw_figure4(reproduction: Reproduction) -> None:
         parts_of_speech=FIGURE4_PARTS,
         reading=reproduction.reading,
     )
-    plot_tagged_photos(photos).savefig(reproduction.out / "figure4.png", dpi=150, bbox_inches="tight")
+    save_figure(plot_tagged_photos(photos), reproduction.out / "figure4.png", bbox_inches="tight")
+
+
+def _describe_corpus(folder: Path) -> str:
+    """The photos or clips of each split, and the number of words; empty where nothing was prepared."""
+    if not (folder / "manifest.jsonl").exists() or not (folder / "vocabulary.tsv").exists():
+        return ""
+    splits = Counter(row["split"] for row in iterate_rows(folder / "manifest.jsonl"))
+    noun = "photo" if folder.name == "coco" else "clip"
+    parts = [f"{counted(count, noun)} for {split}" for split, count in splits.items()]
+    return ", ".join([*parts, counted(len(read_vocabulary(folder / "vocabulary.tsv")), "word")])
 
 
 def write_index(out: Path) -> None:
@@ -90,6 +103,7 @@ def write_index(out: Path) -> None:
         for corpus in ("coco", "msrvtt")
         if (path := out / "runs" / f"{corpus}.json").exists()
     }
+    sizes = {corpus: size for corpus in ("coco", "msrvtt") if (size := _describe_corpus(out / corpus))}
     write_page(
         out / "index.html",
         "reproduction.html",
@@ -97,5 +111,6 @@ def write_index(out: Path) -> None:
         tables=tables,
         figures=figures,
         settings=settings,
+        sizes=sizes,
         version=__version__,
     )

@@ -1,6 +1,8 @@
 """Figures of the reports, drawn without a display."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from matplotlib.artist import Artist
@@ -8,12 +10,20 @@ from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnchoredOffsetbox, HPacker, TextArea, VPacker
 from PIL import Image, ImageOps
 
+from truetag.io.files import replacing
 from truetag.latent import negative_log_likelihood, observe
 from truetag.noise_models import transition
 from truetag.reports.tagged_photos import TaggedPhoto
 
 _MARKS = {"right": "", "incorrect": "× ", "missing": "+ "}
 _COLOURS = {"right": "#1c2330", "incorrect": "#b3261e", "missing": "#1d7a3d"}
+
+
+def save_figure(figure: Figure, path: Path, **options: Any) -> None:
+    """Write a figure as the PNG file `path`, and as PDF beside it."""
+    for suffix in (".png", ".pdf"):
+        with replacing(path.with_suffix(suffix)) as temporary:
+            figure.savefig(temporary, dpi=150, **options)
 
 
 def plot_gradients(missing_rate: float = 0.05, incorrect_rate: float = 0.05) -> Figure:

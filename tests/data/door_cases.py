@@ -91,6 +91,10 @@ def shapes() -> Iterator[Door]:
     yield _text("-1, 0 and 1 in doubt", three, "absent: expected 0 or -1, got neither")
     yield _text("-1, 0 and 1, and 0 is absent", three, unknown, "--absent", "0")
     yield _text("-1, 0 and 1, and -1 is absent", three, minus, "--absent=-1")
+    words = "image,cat,dog\na.jpg,positive,positive\nb.jpg,negative,positive\n"
+    yield _text("one column a tag, in words", words, CAT_DOG)
+    scores = 'image,tags\na.jpg,"{""cat"": 0.9}"\nb.jpg,"[""dog""]"\n'
+    yield _text("tags with scores", scores, {B: ["dog"]}, said="1 x expected tags, got {'cat': 0.9}")
     yield _text("a label of 1 and 0 alone", "image,label\na.jpg,1\nb.jpg,0\n", "got only values such as 1 and 0")
     yield _text("numbers of classes", "image,label\na.jpg,3\nb.jpg,0\n", {A: ["3"], B: ["0"]})
     yield _text("no header", "a.jpg,cat|dog\nb.jpg,dog\n", "add --no-header")
@@ -120,6 +124,11 @@ def formats() -> Iterator[Door]:
     yield _json("JSON records", records, CAT_DOG)
     yield _json("JSON by file name", {A: ["cat", "dog"], B: ["dog"]}, CAT_DOG)
     yield _json("JSON in an envelope", {"data": records}, CAT_DOG)
+    by_column = {"file": {"0": A, "1": B}, "labels": {"0": ["cat", "dog"], "1": ["dog"]}}
+    yield _json("JSON of pandas, by column", by_column, CAT_DOG)
+    yield _json("JSON of pandas, by row", {"0": records[0], "1": records[1]}, CAT_DOG)
+    yield _json("JSON by file name, with fields", {A: {"tags": "cat|dog"}, B: {"tags": "dog"}}, CAT_DOG)
+    yield _json("COCO among tables", {"images": [], "annotations": []}, "use `truetag import coco`")
     lines = "".join(json.dumps(record) + "\n" for record in records)
     yield _text("JSON Lines", lines, CAT_DOG, file="t.jsonl")
     metadata = [{"file_name": A, "tags": ["cat", "dog"]}, {"file_name": B, "tags": ["dog"]}]

@@ -23,9 +23,21 @@ _RARE_SEPARATORS = "/&+"  # which are parts of names as often
 _CLEAR = 20  # one separator is clear if it stands in so many times more cells than any other
 _REPEATED = 3  # cells with blanks are single tags if each is used so many times on average
 _MISSING = {"", "nan", "none", "null", "n/a", "na", "<na>", "[]", "()", "{}", "set()"}
-_PRESENT, _ABSENT = {"1", "1.0", "true", "yes", "y", "t", "x"}, {"0", "0.0", "false", "no", "n", "f"}
+_PRESENT, _ABSENT = (
+    {"1", "1.0", "true", "yes", "present", "positive", "y", "t", "x"},
+    {*("0", "0.0", "false", "no", "absent", "negative", "n", "f")},
+)
 _MINUS = {"-1", "-1.0"}
-_FLAGS = ({"1", "1.0", "0", "0.0", *_MINUS}, {"true", "false"}, {"yes", "no"}, {"y", "n"}, {"t", "f"}, {"x"})
+_FLAGS = (
+    {"1", "1.0", "0", "0.0", *_MINUS},
+    {"true", "false"},
+    {"yes", "no"},
+    {"present", "absent"},
+    {"positive", "negative"},
+    {"y", "n"},
+    {"t", "f"},
+    {"x"},
+)
 
 
 @dataclass(frozen=True)
@@ -85,7 +97,7 @@ def find_separator(column: str, cells: Sequence[object], one_each: bool = False)
         InputError: it is in doubt.
     """
     texts = [text for cell in cells if isinstance(cell, str) and not is_missing(text := cell.strip())]
-    plain = [text for text in texts if _spelt_list(text) is None]
+    plain = [text for text in texts if not _spells_something(text)]
     if not plain:
         return TagColumn(
             _whole, "lists of tags" if texts or any(isinstance(cell, list) for cell in cells) else "no tags"
@@ -111,6 +123,13 @@ def find_separator(column: str, cells: Sequence[object], one_each: bool = False)
     if not spaced or one_each or len(spaced) >= _REPEATED * len(set(spaced)):
         return TagColumn(_whole, "one tag in a cell")
     raise _doubt(column, spaced, [" ", WHOLE])
+
+
+def _spells_something(text: str) -> bool:
+    try:
+        return _spelt_list(text) is not None
+    except ValueError:
+        return True
 
 
 def _parts_recur(texts: Sequence[str], mark: str) -> bool:
@@ -147,7 +166,7 @@ def is_flag_column(cells: Sequence[object], letters: bool = True) -> bool:
     if any(isinstance(cell, list | dict) for cell in cells):
         return False
     spelt = {as_text(cell).lower() for cell in cells} - _MISSING
-    return bool(spelt) and any(spelt <= flags for flags in (_FLAGS if letters else _FLAGS[:3]))
+    return bool(spelt) and any(spelt <= flags for flags in (_FLAGS if letters else _FLAGS[:-3]))
 
 
 @dataclass(frozen=True)
@@ -216,14 +235,21 @@ def _clean(tag: str) -> str:
 
 
 def _spelt_list(text: str) -> list[Any] | None:
-    """The list that a text spells as JSON, Python or numpy would; None if it spells none."""
+    """The list that a text spells as JSON, Python or numpy would; None if it spells none.
+
+    Raises:
+        ValueError: it spells an object.
+    """
     if (text[:1], text[-1:]) not in {("[", "]"), ("(", ")"), ("{", "}")}:
         return None
     try:
         value = json.loads(text)
-        return value if isinstance(value, list) else None
     except (ValueError, RecursionError):
         pass
+    else:
+        if isinstance(value, dict):
+            raise ValueError(f"expected tags, got {shown(value)}")
+        return value if isinstance(value, list) else None
     items = re.findall(r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)"|([,\s]+)|(.)""", text[1:-1], re.DOTALL)
     if any(other for *_, other in items) or not any(single or double for single, double, *_ in items):
         return None

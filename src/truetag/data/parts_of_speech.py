@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from truetag.data.words import tokenise
 from truetag.errors import InputError
+from truetag.io.terminal import Progress
 
 PARTS_OF_SPEECH = ("VB", "NN", "JJ", "DT", "PRP", "IN", "Others")
 UNTAGGED = "-"
@@ -63,9 +64,11 @@ def tag_with_spacy(contexts: Mapping[str, Sequence[str]]) -> dict[str, str]:
     texts = list(dict.fromkeys(text for word in open_words for text in contexts[word]))
     documents = (make_document(language.vocab, words=tokens) for text in texts if (tokens := tokenise(text)))
     votes: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for document in language.pipe(documents):
-        for token in document:
-            votes[token.text][_column(token.tag_)] += 1
+    with Progress("finding parts of speech", len(texts)) as progress:
+        for document in language.pipe(documents):
+            for token in document:
+                votes[token.text][_column(token.tag_)] += 1
+            progress.advance(1)
     last_tokens = {word: tokens[-1] for word in open_words if (tokens := tokenise(word))}
     return {word: votes[token].most_common(1)[0][0] for word, token in last_tokens.items() if votes[token]}
 

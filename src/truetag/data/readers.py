@@ -15,7 +15,8 @@ from truetag.data.rows import ImportedRows, Problem, Row, split_named
 from truetag.data.table_rows import CaptionOptions, media_field, read_captions, table_problems
 from truetag.data.tables import as_text, read_table
 from truetag.errors import InputError
-from truetag.io.text import decode, parse_json, require_file, require_text, shown
+from truetag.io.text import counted, decode, parse_json, require_file, require_text, shown
+from truetag.media.names import list_files
 
 _COCO = "a COCO object with 'images' and 'annotations'"
 _MSRVTT = "an MSR-VTT object with 'videos' and 'sentences', or a list of objects with 'video_id' and 'caption'"
@@ -177,15 +178,16 @@ def read_folders(media_dir: Path) -> ImportedRows:
     num_loose = 0
     upper = {split_named(path.name) for path in media_dir.iterdir() if path.is_dir()}
     has_splits = upper <= {"train", "validation", "test"}
-    for path in sorted(media_dir.rglob("*")):
-        parts = path.relative_to(media_dir).parts
-        if any(part.startswith(".") or part == "__MACOSX" for part in parts) or not is_media_name(path.name):
+    num_others = 0
+    for name in list_files(media_dir):
+        parts = tuple(name.split("/"))
+        if not is_media_name(name):
+            num_others += 1
             continue
-        name = "/".join(parts)
         split, folders = (parts[0], parts[1:-1]) if has_splits and len(parts) > 1 else (None, parts[:-1])
         if not folders:
             num_loose += 1
-        elif path.is_file():
+        else:
             row: Row = {"id": name, media_field(name): name, "tags": list(dict.fromkeys(folders))}
             rows.append(row | ({"split": split_named(split)} if split else {}))
     if not rows:
@@ -193,7 +195,9 @@ def read_folders(media_dir: Path) -> ImportedRows:
     notes = [f"{len({tag for row in rows for tag in row['tags']})} names of folders as tags"]
     if has_splits:
         notes.append("the upper folders are splits")
-    return ImportedRows(rows, notes + ([f"{num_loose} photos outside folders are left out"] if num_loose else []), [])
+    left_out = [(num_loose, "photo", "outside folders"), (num_others, "file", "of other kinds")]
+    notes += [f"{counted(number, noun)} {where} left out" for number, noun, where in left_out if number]
+    return ImportedRows(rows, notes, [])
 
 
 def _with_clips(imported: ImportedRows) -> ImportedRows:

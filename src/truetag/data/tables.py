@@ -199,15 +199,45 @@ def _read_json(path: Path) -> Table:
     except ValueError as error:
         raise InputError(f"{path}: not a JSON file ({error}); got {shown(text[:80])}") from None
     if isinstance(content, dict):
+        _refuse_published(path, content)
         lists = [value for value in content.values() if isinstance(value, list) and value]
         if len(content) == 1 and lists and isinstance(lists[0][0], dict):  # {"data": [{..}, ..]}
             content = lists[0]
         elif content and all(isinstance(value, str | list) for value in content.values()):
             records = [Record(number, {"1": name, "2": content[name]}) for number, name in enumerate(content, start=1)]
             return Table(path, ["1", "2"], records, [], "JSON, by name", is_named=False)
+        elif content and all(isinstance(value, dict) for value in content.values()):
+            content = _from_nested(content)
     if not isinstance(content, list):
         raise InputError(f"{path}: expected a list of objects, or an object by file name, got {shown(content)}")
     return _from_objects(path, enumerate(content, start=1), "JSON")
+
+
+def _from_nested(content: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The records of an object of objects: by column, as pandas writes a table, or by row, where the key may be a name.
+
+    >>> _from_nested({"image": {"0": "a.jpg"}, "tags": {"0": "cat"}})
+    [{'image': 'a.jpg', 'tags': 'cat'}]
+    >>> _from_nested({"a.jpg": {"tags": "cat"}})
+    [{'key': 'a.jpg', 'tags': 'cat'}]
+    """
+    if all(key.isdecimal() for column in content.values() for key in column):
+        rows = dict.fromkeys(key for column in content.values() for key in column)
+        return [{name: column.get(key) for name, column in content.items()} for key in rows]
+    if all(key.isdecimal() for key in content):
+        return list(content.values())
+    return [{"key": key} | row for key, row in content.items()]
+
+
+def _refuse_published(path: Path, content: dict[str, Any]) -> None:
+    """Name the import of a data set that is no table."""
+    for command, keys in (("coco", ("images", "annotations")), ("msrvtt", ("videos", "sentences"))):
+        if all(key in content for key in keys):
+            got = f"{' and '.join(map(repr, keys))}; use `truetag import {command}`"
+            raise InputError(f"{path}: expected a table, got an object with {got}")
+    images = content.get("images")
+    if isinstance(images, list) and images and isinstance(images[0], dict) and "sentences" in images[0]:
+        raise InputError(f"{path}: expected a table, got photos with sentences; use `truetag import karpathy`")
 
 
 def _from_objects(path: Path, objects: Iterable[tuple[int, Any]], layout: str) -> Table:

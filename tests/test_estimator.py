@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy import sparse
 from sklearn.base import clone
-from sklearn.metrics import average_precision_score, make_scorer
+from sklearn.metrics import average_precision_score, f1_score, make_scorer
 from sklearn.model_selection import GridSearchCV, KFold, cross_val_predict, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -506,3 +506,19 @@ def test_what_does_not_fit_the_training_data_is_named():
         fitted.posterior(X4, np.ones((4, 3)))
     with pytest.raises(InputError, match=r"y: expected shape \[4, 2\]"):
         fitted.score(X4, np.ones((4, 1)))
+
+
+def test_auto_decides_at_thresholds_by_the_posterior():
+    """Where half of the true tags are missing, one half is too high a threshold for what is true."""
+    generator = np.random.default_rng(0)
+    X = generator.normal(size=(900, 12)).astype(np.float32)
+    y = X[:, :4] - 1.2 + 0.7 * generator.normal(size=(900, 4)) > 0
+    z = (y & (generator.random(y.shape) > 0.5)).astype(int)
+    tagger = NoisyLabelClassifier("auto", random_state=0).fit(X[:600], z[:600])
+    assert tagger.thresholds_.shape == (4,)
+    assert (tagger.thresholds_ < 0.5).all()
+    p, truth = tagger.predict_proba(X[600:]), y[600:]
+    np.testing.assert_array_equal(tagger.predict(X[600:]), p >= tagger.thresholds_)
+    assert f1_score(truth, tagger.predict(X[600:]), average="micro") > f1_score(truth, p >= 0.5, average="micro")
+    fixed = NoisyLabelClassifier("fi", epochs=2, random_state=0).fit(X[:100], z[:100])
+    assert (fixed.thresholds_ == 0.5).all()

@@ -333,9 +333,15 @@ def test_photos_and_the_cache_give_each_row_its_own_prediction(tiny, tmp_path):
     manifest = read_manifest(tiny / "scenes.jsonl")
     logits, _, rows, _ = predict_manifest(run, manifest, "test")  # from the cache
     ids = manifest.in_split("test")["id"][:]
-    predict(run.folder, [tiny / "scenes.jsonl"], tmp_path / "p.jsonl", threshold=0.0, split="test")
+    predict(run.folder, [tiny / "scenes.jsonl"], tmp_path / "p.jsonl", threshold=0.0, function_words=True, split="test")
     for index, row_logits in zip(rows, logits, strict=True):
-        predict(run.folder, [tiny / "photos" / f"{ids[index]}.jpg"], tmp_path / "one.jsonl", threshold=0.0)
+        predict(
+            run.folder,
+            [tiny / "photos" / f"{ids[index]}.jpg"],
+            tmp_path / "one.jsonl",
+            threshold=0.0,
+            function_words=True,
+        )
         alone = read_probabilities(tmp_path / "one.jsonl")[f"{ids[index]}.jpg"]
         together = read_probabilities(tmp_path / "p.jsonl")[ids[index]]
         want = dict(zip(run.vocabulary.words, row_logits.sigmoid().tolist(), strict=True))

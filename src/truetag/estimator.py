@@ -97,6 +97,9 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
         noise_rates_: [K, 2], the rates q01 = p(z=0|y=1) "missing" and q10 = p(z=1|y=0) "incorrect" of each label.
             "auto" estimates them (`truetag.label_noise.rates`). Those of a trained noise model serve the classifier and
             can be far off; for "fd" and "fd-shared" they are means over the training examples; for "none" they are 0.
+        thresholds_: [K], the probability from which `predict` counts a label as present: with "auto" the one with the
+            highest expected F1, by the posterior of examples that the head did not see; one half otherwise, and where
+            too little is labelled.
         choice_: what "auto" chose, with the reason and every candidate's held-out AP; None for the others.
         head_: the classifier and its noise model, a `truetag.label_noise.heads.FittedHead`.
         classes_: [K, 2], the values 0 and 1 of each label, as scikit-learn's scorers need them; where `y` is lists of
@@ -189,6 +192,8 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
             del self.label_names_in_
         self._minus_one_is_unknown = given.has_minus_one
         self.noise_rates_ = _mean_rates(self.head_, features)
+        thresholds = self.head_.thresholds
+        self.thresholds_ = np.full(labels.shape[1], 0.5) if thresholds is None else thresholds.double().numpy()
         return self
 
     def predict_proba(self, X: Annotated[Any, "N D"]) -> Annotated[Any, "N K"]:
@@ -209,12 +214,12 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
         return self._named(self._logits(self._features(X)).numpy(), X)
 
     def predict(self, X: Annotated[Any, "N D"]) -> Annotated[Any, "N K"]:
-        """1 where p(y=1|x) is at least one half, else 0.
+        """1 where p(y=1|x) is at least the label's threshold (`thresholds_`), else 0.
 
         Raises:
             InputError: as of `predict_proba`.
         """
-        return self._named((self._probabilities(X) >= 0.5).astype(np.int64), X)
+        return self._named((self._probabilities(X) >= self.thresholds_).astype(np.int64), X)
 
     def posterior(self, X: Annotated[Any, "N D"], y: Annotated[Any, "N K"]) -> Annotated[Any, "N K"]:
         """p(y=1|z,x): each label is true of the example, given that it was labelled `y` [Appendix Eq. 2].

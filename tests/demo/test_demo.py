@@ -97,7 +97,7 @@ def test_the_network_has_seen_none_of_the_photos_that_are_compared(printed, draw
 
 
 def test_all_rows_share_the_frozen_network(printed, drawn):
-    states = [open_run(drawn / name).load_state("classifier") for name in METHODS]
+    states = [open_run(drawn / name).load_classifier_state() for name in METHODS]
     names = [name for name in states[0] if name.startswith("backbone.")]
     assert names
     assert all(torch.equal(states[0][name], state[name]) for state in states[1:] for name in names)

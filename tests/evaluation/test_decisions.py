@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as hnp
 from sklearn.metrics import f1_score, precision_score, recall_score
 
 from truetag.errors import InputError
-from truetag.evaluation.decisions import best_threshold, calibration_error, decision_scores
+from truetag.evaluation.decisions import best_threshold, calibration_error, decision_scores, expected_f1_thresholds
 
 NAN = math.nan
 
@@ -144,3 +144,29 @@ class TestCalibrationError:
             calibration_error([[0.5]], [[1]], num_bins=0)
         with pytest.raises(InputError, match=r"probabilities: .* got -3"):
             calibration_error([[-3.0]], [[1]])
+
+
+def test_no_threshold_has_a_higher_expected_f1():
+    generator = torch.Generator().manual_seed(0)
+    probabilities = torch.rand(40, 6, generator=generator).round(decimals=1)  # many are equal
+    expectations = torch.rand(40, 6, generator=generator)
+    expectations[:, 5] = -1
+    expectations[::3, 0] = NAN
+    thresholds = expected_f1_thresholds(probabilities, expectations)
+    assert thresholds[5] == 0.5
+
+    def expected_f1(label, threshold):
+        known = expectations[:, label] >= 0
+        accepted = probabilities[known, label] >= threshold
+        expected = expectations[known, label]
+        return (2 * expected[accepted].sum() / (accepted.sum() + expected.sum())).item()
+
+    for label in range(5):
+        best = max(expected_f1(label, threshold) for threshold in torch.linspace(0, 1, 201))
+        assert expected_f1(label, thresholds[label]) == pytest.approx(best)
+
+
+def test_what_is_no_probability_is_refused():
+    for probabilities, expectations in (([[1.2]], [[0.5]]), ([[0.5]], [[1.5]]), ([[0.5, 0.5]], [[0.5]])):
+        with pytest.raises(InputError):
+            expected_f1_thresholds(probabilities, expectations)

@@ -260,3 +260,25 @@ def test_without_validation_tags_no_threshold_is_chosen(tiny, tiny_config, tmp_p
     run = train(config, tmp_path / "m.jsonl", tiny / "vocabulary.tsv", tmp_path / "run", reading=reading)
     assert run.threshold() is None
     assert "threshold: none could be chosen" in capsys.readouterr().err
+
+
+def test_frozen_backbones_are_kept_once_and_every_run_is_whole(tiny, tiny_config, tmp_path):
+    config = replace(tiny_config, freeze_backbone=True)
+    reading = Reading(cache=tmp_path / "cache")
+    data = (tiny / "scenes.jsonl", tiny / "vocabulary.tsv")
+    runs = [train(replace(config, seed=0, dropout=d), *data, tmp_path / str(d), reading=reading) for d in (0.0, 0.1)]
+    files = [run.folder / "backbone.safetensors" for run in runs]
+    assert files[0].samefile(files[1])
+    assert not any(name.startswith("backbone.") for name in runs[0].load_state("classifier"))
+    expected = {name: tensor.clone() for name, tensor in load_classifier(runs[0]).state_dict().items()}
+    shutil.rmtree(tmp_path / "cache")
+    shutil.copytree(runs[0].folder, tmp_path / "elsewhere")
+    shutil.rmtree(runs[0].folder)
+    for folder in (tmp_path / "elsewhere", runs[1].folder):
+        state = load_classifier(open_run(folder)).state_dict()
+        assert all(
+            torch.equal(state[name], tensor) for name, tensor in expected.items() if name.startswith("backbone.")
+        )
+    (runs[1].folder / "backbone.safetensors").unlink()
+    with pytest.raises(InputError, match=r"backbone\.safetensors: no such file"):
+        load_classifier(open_run(runs[1].folder))

@@ -90,6 +90,41 @@ def best_threshold(
     return float(halfway if halfway > following[last] else ranked[last])  # two neighbouring floats have nothing between
 
 
+def expected_f1_thresholds(
+    probabilities: Annotated[ArrayLike, "N K"], expectations: Annotated[ArrayLike, "N K"]
+) -> Float[Tensor, "K"]:
+    """For each label the threshold whose decisions [p(y=1) >= threshold] have the highest expected F1.
+
+    Expected true positives are sums of the `expectations` E[y], such as the posterior p(y=1|z,x) of examples that the
+    probabilities were not trained on: observed labels would count a missing tag as a false alarm. NaN or -1: unknown.
+    A label of which nothing is known gets 0.5.
+
+    Raises:
+        InputError: shapes disagree, or a value is no probability.
+
+    >>> expected_f1_thresholds([[0.9], [0.4], [0.3], [0.1]], [[0.9], [0.8], [0.1], [0.0]])
+    tensor([0.3500])
+    """
+    probabilities, expectations = as_tensor(probabilities, "probabilities", 2), as_tensor(expectations, "expected", 2)
+    if probabilities.shape != expectations.shape:
+        raise InputError(f"expectations: expected {tuple(probabilities.shape)}, got {tuple(expectations.shape)}")
+    thresholds = torch.full(probabilities.shape[1:], DEFAULT_THRESHOLD)
+    for label, (scores, expected) in enumerate(zip(probabilities.T, expectations.T, strict=True)):
+        known = expected >= 0  # and no NaN
+        if ((scores < 0) | (scores > 1)).any() or (expected[known] > 1).any():
+            raise InputError("probabilities: expected values between 0 and 1, got others")
+        ranked, order = scores[known].sort(descending=True)
+        correct = expected[known][order].cumsum(0)
+        if not len(ranked) or correct[-1] == 0:
+            continue
+        f1 = 2 * correct / (torch.arange(1, len(ranked) + 1) + correct[-1])
+        following = torch.cat([ranked[1:], ranked.new_zeros(1)])
+        f1[:-1][ranked[:-1] == following[:-1]] = -1  # equal probabilities are accepted together
+        last = f1.argmax()
+        thresholds[label] = (ranked[last] + following[last]) / 2
+    return thresholds
+
+
 def calibration_error(
     probabilities: Annotated[ArrayLike, "N K"], labels: Annotated[ArrayLike, "N K"], num_bins: int = 15
 ) -> float:

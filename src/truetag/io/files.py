@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -81,6 +82,18 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON, whole or not at all."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def link_or_copy(original: Path, path: Path) -> None:
+    """Make `path` a hard link to `original`, or a copy where the file system has none; an older file is replaced."""
+    temporary = path.with_name(f".{path.name}.new{path.suffix}")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(original, temporary)
+    except OSError:  # another disk, or a file system without links
+        shutil.copyfile(original, temporary)
+    temporary.replace(path)
+    sync_folder(path.parent)
 
 
 def refuse_overwriting(out: Path, *inputs: Path | None) -> None:

@@ -38,6 +38,8 @@ class FittedHead:
 
     head: Head
     noise_model: NoiseModel | None
+    thresholds: Float[Tensor, "K"] | None = None
+    """The probability from which each label counts as present, where one was found; else one half."""
 
     def __call__(self, features: Float[Tensor, "N D"]) -> Float[Tensor, "N K"]:
         """True logits: the head alone."""

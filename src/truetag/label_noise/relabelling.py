@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from truetag.evaluation.decisions import expected_f1_thresholds
 from truetag.label_noise.heads import FittedHead, fit_head, out_of_sample_logits
 from truetag.label_noise.linear_head import Head
 from truetag.label_noise.rates import Calibration, calibrate
@@ -96,7 +97,7 @@ def fit_calibrated(
     groups: Sequence[Hashable] | None = None,
     seed: int = 0,
 ) -> FittedHead:
-    """A head with calibrated probabilities and estimated rates; with `settings.train_on_posterior` trained on rho.
+    """A head with calibrated probabilities, estimated rates and thresholds; with `train_on_posterior` trained on rho.
 
     Args:
         features: one row per example.
@@ -107,12 +108,15 @@ def fit_calibrated(
         seed: decides the folds and the training.
     """
     calibrated = calibrated_logits(features, labels, settings, weights, groups, seed)
+    log_q = estimated_noise(calibrated.calibration)()
+    posterior = torch.where(known(labels), posterior_logits(calibrated.logits, log_q, labels).sigmoid(), -1)
     if settings.train_on_posterior:
-        labels = posterior_of(calibrated, labels, weights, seed)
+        labels = posterior = posterior_of(calibrated, labels, weights, seed)
         settings = second_head_settings(settings)
+    thresholds = expected_f1_thresholds(calibrated.logits.sigmoid().cpu(), posterior.cpu())
     head = fit_head(features, labels, settings, weights, seed=seed).head
     match_logits(head, head(features), moments_of(calibrated.logits))
-    return FittedHead(head, estimated_noise(calibrated.calibration).to(features))
+    return FittedHead(head, estimated_noise(calibrated.calibration).to(features), thresholds)
 
 
 class LogitMoments(NamedTuple):

@@ -50,7 +50,7 @@ def load_classifier(run: Run) -> Classifier:
         InputError: the run is not finished, or its weights belong to another backbone or vocabulary.
     """
     backbone, _ = load_backbone(run.config.backbone, "none", run.config.resolution)
-    state = run.load_state("classifier")
+    state = run.load_classifier_state()
     try:
         num_labels, num_features = len(state["head.bias"]), len(state["head.standardise.mean"])
         classifier = _make_classifier(run.config, backbone, num_features, num_labels)

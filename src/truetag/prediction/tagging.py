@@ -35,6 +35,7 @@ from truetag.runs.folder import Run, open_run
 MANIFEST_SUFFIXES = (".jsonl", ".parquet")
 _FLUSH_SECONDS = 10.0
 _NAMED_WORDS = 5
+_RUN_FILES = ("config.json", "classifier.safetensors", "backbone.safetensors", "preprocessing.json", "vocabulary.tsv")
 
 
 @dataclass(frozen=True)
@@ -189,8 +190,9 @@ def _fingerprint(run: Run, bags: MediaBags, choice: _Choice) -> str:
     def parts() -> Iterator[str | bytes]:
         yield json.dumps([choice.threshold, choice.top_k, choice.labels, BATCH_SIZE, bags.ids])
         yield bags.starts.tobytes()
-        for name in ("config.json", "classifier.safetensors", "preprocessing.json", "vocabulary.tsv"):
-            yield (run.folder / name).read_bytes()
+        for name in _RUN_FILES:
+            if (run.folder / name).is_file():
+                yield (run.folder / name).read_bytes()
         for path in bags.frames.paths:
             try:
                 status = path.stat()

@@ -3,7 +3,8 @@
 config.json  vocabulary.tsv  preprocessing.json  versions.json
 chosen.json               what was chosen before training and why, and the settings that were left open
 stage1.safetensors        the trainable part of the classifier after stage 1 (`--from` reuses it)
-classifier.safetensors    the whole classifier: prediction needs nothing else
+classifier.safetensors    the classifier
+backbone.safetensors      its backbone, if it was frozen: a hard link to a file that runs share
 noise_model.safetensors   the noise model's plain state and its name, absent where there is none
 targets.safetensors       what was learnt of the labels before training, where anything was
 threshold.json            the probability from which predict writes a tag, chosen on the noisy validation tags
@@ -25,12 +26,14 @@ from PIL import Image
 
 from truetag.data.vocabulary import Vocabulary, read_vocabulary, write_vocabulary
 from truetag.errors import InputError
-from truetag.io.files import locked, write_json
+from truetag.io.files import link_or_copy, locked, write_json
 from truetag.io.paths import takes_paths
-from truetag.io.tensors import State, read_tensors, write_tensors
+from truetag.io.tensors import State, digest_state, read_tensors, write_tensors
 from truetag.io.text import decode, parse_line, require_file, require_text, shown, text_lines
 from truetag.media.photos import Preprocessing
 from truetag.runs.config import TrainConfig, config_from_dict
+
+_BACKBONE = "backbone."  # how the names of its tensors begin
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,34 @@ class Run:
             raise InputError(
                 f"{path}: no such file: the run is not finished; go on with the command that began it and --resume"
             ) from None
+
+    def save_classifier(self, state: State, shared: Path | None) -> None:
+        """Write the trained classifier.
+
+        Args:
+            state: all of it.
+            shared: a folder for frozen backbones, which runs share: each run has a hard link to the file, and stays
+                whole when it is moved or when the folder is deleted. None if the backbone was trained.
+        """
+        if shared is not None:
+            backbone = {name: tensor for name, tensor in state.items() if name.startswith(_BACKBONE)}
+            state = {name: tensor for name, tensor in state.items() if name not in backbone}
+            original = shared / f"{digest_state(backbone)}.safetensors"
+            if not original.is_file():
+                write_tensors(original, backbone)
+            link_or_copy(original, self.folder / "backbone.safetensors")
+        self.save_state("classifier", state)
+
+    def load_classifier_state(self) -> State:
+        """Read the trained classifier.
+
+        Raises:
+            InputError: a file of it is missing or broken.
+        """
+        state = self.load_state("classifier")
+        if not any(name.startswith(_BACKBONE) for name in state):
+            state |= self.load_state("backbone")
+        return state
 
     def has_state(self, name: str) -> bool:
         """Whether NAME.safetensors is there."""

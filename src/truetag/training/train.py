@@ -27,6 +27,7 @@ from truetag.io.tensors import digest_state
 from truetag.io.terminal import tell
 from truetag.label_noise.linear_head import label_frequencies
 from truetag.label_noise.relabelling import match_logits
+from truetag.media.digests import default_cache_folder
 from truetag.media.files import Reading, SkipList
 from truetag.models.backbones import load_backbone
 from truetag.models.building import build_classifier
@@ -112,10 +113,16 @@ def train(
             if (noise_model := targets.noise_model or noise_model) is not None:
                 save_noise_model(run, noise_model, inputs.classifier.num_noise_features)
             _choose_threshold(run, training.validation_logits(), bags.validation.labels)
-            run.save_state("classifier", inputs.classifier.state_dict())  # the last: a run that has it is finished
+            # the last: a run that has it is finished
+            run.save_classifier(inputs.classifier.state_dict(), _shared_backbones(config, reading))
             journal.checkpoints.clear()
         accelerator.wait_for_everyone()
     return replace(run, config=targets.config)
+
+
+def _shared_backbones(config: TrainConfig, reading: Reading) -> Path | None:
+    """Where frozen backbones are kept once."""
+    return (reading.cache or default_cache_folder()) / "backbones" if config.freeze_backbone else None
 
 
 def _gather_inputs(

@@ -32,8 +32,8 @@ def main() -> None:
             lines.append(f"| {missing:g}, {incorrect:g} | {seed} | {' | '.join(cells)} |")
             print(lines[-1], flush=True)
     about = (
-        "# Thresholds\n\n`OMP_NUM_THREADS=1 python benchmarks/thresholds.py`. Overall F1 / mean F1 over labels, in percent,"
-        f"\nagainst the true labels; {NUM_TRAIN} examples with {NUM_FEATURES} features, {NUM_LABELS} labels, "
+        "# Thresholds\n\n`OMP_NUM_THREADS=1 python benchmarks/thresholds.py`. Overall F1 / mean F1 over labels, in"
+        f"\npercent, against the true labels; {NUM_TRAIN} examples with {NUM_FEATURES} features, {NUM_LABELS} labels, "
         '`noise_model="auto"`.\n\n'
     )
     (Path(__file__).parent / "thresholds.md").write_text(about + "\n".join(lines) + "\n")

@@ -36,7 +36,7 @@ ROOM_OF_FILE = dict.fromkeys(LAW, "law") | {
 """Files at the root whose room has another name."""
 MAY_NAME_TRUE_LABELS = {
     # the file format, what writes it, and the one reader of labels
-    *("data.rows", "data.labels", "data.readers", "data.columns", "data.table_rows", "data.imports"),
+    *("data.rows", "data.labels", "data.readers", "data.columns", "data.table_rows", "data.imports", "data.importing"),
     *("data.corruption", "evaluate", "compare"),
     *("reports", "demo"),
 }

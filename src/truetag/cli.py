@@ -30,7 +30,7 @@ class Command:
 
 
 def _show_import(summary: Any) -> str:
-    return importlib.import_module("truetag.data.imports").format_summary(summary)
+    return importlib.import_module("truetag.data.importing").format_summary(summary)
 
 
 def _show_metrics(metrics: Any) -> str:

@@ -15,7 +15,7 @@ from truetag.data.rows import ImportedRows, Problem, Row, split_named
 from truetag.data.table_rows import CaptionOptions, media_field, read_captions, table_problems
 from truetag.data.tables import as_text, read_table
 from truetag.errors import InputError
-from truetag.io.text import counted, decode, parse_json, require_file, require_text, shown
+from truetag.io.text import counted, read_json, require_file, shown
 from truetag.media.names import list_files
 
 _COCO = "a COCO object with 'images' and 'annotations'"
@@ -262,13 +262,7 @@ def _starts_with_list(path: Path) -> bool:
 
 def _read_json(path: Path, expected: str = _COCO) -> dict[str, Any]:
     require_file(path, "annotation file")
-    encoded = path.read_bytes()
-    require_text(path, encoded[:64])
-    text = decode(str(path), encoded).removeprefix("\ufeff")
-    try:
-        content = parse_json(text)
-    except ValueError as error:
-        raise InputError(f"{path}: not a JSON file ({error}); got {shown(text[:80])}") from None
+    content = read_json(path)
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected {expected}, got {shown(content)}")
     return content

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from truetag.errors import InputError
-from truetag.io.text import decode, one_line, parse_json, require_file, require_text, shown, text_lines
+from truetag.io.text import one_line, parse_json, read_json, require_file, shown, text_lines
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 CELL_LIMIT = 20_000_000  # characters; an unclosed quote would put the rest of the file into one cell
@@ -191,13 +191,7 @@ def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
 
 def _read_json(path: Path) -> Table:
     """A list of objects, or an object from file names to tags or captions."""
-    encoded = path.read_bytes()
-    require_text(path, encoded[:64])
-    text = decode(str(path), encoded).removeprefix("\ufeff")
-    try:
-        content = parse_json(text)
-    except ValueError as error:
-        raise InputError(f"{path}: not a JSON file ({error}); got {shown(text[:80])}") from None
+    content = read_json(path)
     if isinstance(content, dict):
         _refuse_published(path, content)
         lists = [value for value in content.values() if isinstance(value, list) and value]

@@ -68,6 +68,21 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
                 yield number, decode(f"{path}, line {number}", line)
 
 
+def read_json(path: Path) -> Any:
+    """The JSON value in a UTF-8 file, with or without a byte-order mark.
+
+    Raises:
+        InputError: the file holds something else.
+    """
+    encoded = path.read_bytes()
+    require_text(path, encoded[:64])
+    text = decode(str(path), encoded).removeprefix("\ufeff")
+    try:
+        return parse_json(text)
+    except ValueError as error:
+        raise InputError(f"{path}: not a JSON file ({error}); got {shown(text[:80])}") from None
+
+
 def parse_json(text: str) -> Any:
     """A JSON value without NaN, Infinity, duplicate keys, or half of a surrogate pair.
 

@@ -54,7 +54,10 @@ def compare(missing: float, incorrect: float, seed: int) -> list[tuple[float, fl
     noisy = best_threshold(torch.from_numpy(unseen), z[:NUM_TRAIN])
     p, truth = tagger.predict_proba(X[NUM_TRAIN:]), y[NUM_TRAIN:]
     return [
-        tuple(f1_score(truth, p >= threshold, average=kind) for kind in ("micro", "macro"))
+        (
+            float(f1_score(truth, p >= threshold, average="micro")),
+            float(f1_score(truth, p >= threshold, average="macro")),
+        )
         for threshold in (0.5, noisy, tagger.thresholds_)
     ]
 

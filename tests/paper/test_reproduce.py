@@ -82,6 +82,18 @@ def test_table_1_from_official_files_resumes(coco, tmp_path, capsys):
     assert "every run is finished" in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*.safetensors")} == written
 
+    assert main([*command, "--seeds", "2"]) == 0  # the first seed is there already
+    printed = capsys.readouterr()
+    assert "8 runs on 24 photos" in printed.err
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    for row, line in zip(TABLE1, json.loads((tmp_path / "table1.json").read_text()), strict=True):
+        if row.recipe is not None:
+            paths = [f"runs/{seed}coco-swap0/{row.recipe}/metrics/manifest-test.json" for seed in ("", "seed-1/")]
+            values = [100 * json.loads((tmp_path / path).read_text())["count_mean_ap"] for path in paths]
+            assert line["ours"][-1] == pytest.approx(sum(values) / 2)
+            assert line["spread"][-1] == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
+            assert f"{line['ours'][-1]:.2f} ± {line['spread'][-1]:.2f}" in printed.out
+
 
 def test_figure_4_shows_photos_of_the_test_split(coco, tmp_path, capsys):
     command = ["reproduce", "figure4", "--data", str(coco), "--out", str(tmp_path), *SMALL, "--batch-size", "8"]

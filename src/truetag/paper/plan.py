@@ -41,11 +41,24 @@ class Reproduction:
     """The schedule; each row sets its own pooling and noise model."""
     reading: Reading
     """How photos and clips are read."""
+    repetition: int = 0
+    """Which of several seeds this is; the first one keeps its runs where a single one does."""
+
+    def repeated(self, repetition: int) -> "Reproduction":
+        """The same with the seed that comes so many after the first."""
+        config = replace(self.config, seed=self.config.seed + repetition)
+        return replace(self, config=config, repetition=repetition)
+
+    def swapped_manifest(self, num_swapped: int) -> Path:
+        """The manifest with so many captions of each photo exchanged."""
+        suffix = f"-seed-{self.config.seed}" if self.repetition else ""
+        return self.corpus.folder / f"swap{num_swapped}{suffix}.jsonl"
 
     def run_folder(self, row: Row, recipe: RecipeName) -> Path:
         """The run of a recipe on a row's data."""
         level = "-frame" if row.level == "frame" else ""
-        return self.out / "runs" / f"{self.corpus.name}-swap{row.num_swapped}{level}" / recipe
+        runs = self.out / "runs" / (f"seed-{self.config.seed}" if self.repetition else "")
+        return runs / f"{self.corpus.name}-swap{row.num_swapped}{level}" / recipe
 
     def metrics_path(self, run_folder: Path) -> Path:
         """The scores of a run on the split that the paper reports."""
@@ -84,10 +97,10 @@ def remaining_runs(reproduction: Reproduction) -> list[tuple[Row, RecipeName]]:
     return [run for folder, run in runs.items() if not (is_run(folder) and open_run(folder).is_finished)]
 
 
-def describe_plan(reproduction: Reproduction) -> str:
-    """One sentence on the runs that remain; see `describe`."""
-    config, corpus = reproduction.config, reproduction.corpus
-    runs = remaining_runs(reproduction)
+def describe_plan(reproductions: Sequence[Reproduction]) -> str:
+    """One sentence on the runs that remain, of one seed or several; see `describe`."""
+    config, corpus = reproductions[0].config, reproductions[0].corpus
+    runs = [run for reproduction in reproductions for run in remaining_runs(reproduction)]
     if not runs:
         return "every run is finished"
     splits = read_manifest(corpus.manifest).rows["split"][:]

@@ -42,6 +42,7 @@ def reproduce(
     config: TrainConfig = SCHEDULE,
     vocabulary: Path | None = None,
     num_words: int | None = None,
+    seeds: int = 1,
     plan_only: bool = False,
     reading: Reading = Reading(),
 ) -> str:
@@ -55,6 +56,7 @@ def reproduce(
         config: the schedule of every run, the paper's unless changed here; the rows decide pooling and noise model.
         vocabulary: a word list to use instead of the most frequent words of the training captions.
         num_words: the size of the vocabulary; by default 1,000 for COCO and 1,087 for MSR-VTT.
+        seeds: train every run with so many seeds, and give mean and standard deviation; figure4 shows the first.
         plan_only: show the remaining work with its time and disk space, and stop.
         reading: how photos and clips are read.
 
@@ -70,6 +72,8 @@ def reproduce(
         save_figure(plot_gradients(), out / "figure3.png")
         write_index(out)
         return f"{out / 'figure3.png'}"
+    if seeds < 1:
+        raise InputError(f"seeds: expected at least 1, got {seeds}")
     if data is None:
         raise InputError(f"data: {target} needs the folder of the official files, got none")
     if target == "table3":
@@ -86,28 +90,33 @@ def reproduce(
         with TemporaryDirectory() as folder:  # a plan leaves nothing behind
             corpus = _corpus_of(target, Path(folder))
             prepare_corpus(corpus, data, vocabulary, num_words)
-            tell(describe_plan(Reproduction(out, corpus, rows, config, reading)))
+            tell(describe_plan(_of_seeds(Reproduction(out, corpus, rows, config, reading), seeds)))
         return "nothing was trained: --plan-only"
     corpus = _corpus_of(target, out)
     _check_settings(corpus.folder / "data.json", corpus_settings)
     prepare_corpus(corpus, data, vocabulary, num_words)
-    reproduction = Reproduction(out, corpus, rows, config, reading)
-    tell(describe_plan(reproduction))
+    reproductions = _of_seeds(Reproduction(out, corpus, rows, config, reading), seeds)
+    tell(describe_plan(reproductions))
     run_settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in MACHINE_SETTINGS}
     _check_settings(out / "runs" / f"{corpus.name}.json", run_settings)
-    for row in rows:
-        if row.recipe is not None:
-            _train_and_score(reproduction, row, row.recipe)
+    for reproduction in reproductions:
+        for row in rows:
+            if row.recipe is not None:
+                _train_and_score(reproduction, row, row.recipe)
     if target == "figure4":
-        draw_figure4(reproduction)
+        draw_figure4(reproductions[0])
         text = f"{out / 'figure4.png'}"
     else:
-        lines = compare(reproduction)
+        lines = compare(reproductions)
         write_json(out / f"{target}.json", lines)
         text = as_markdown(lines)
         write_text(out / f"{target}.md", f"# {TITLES[target]}\n\n{text}\n")
     write_index(out)
     return text
+
+
+def _of_seeds(reproduction: Reproduction, seeds: int) -> list[Reproduction]:
+    return [reproduction.repeated(number) for number in range(seeds)]
 
 
 def _corpus_of(target: Target, folder: Path) -> Corpus:
@@ -138,7 +147,7 @@ def _train_and_score(reproduction: Reproduction, row: Row, recipe: RecipeName) -
     corpus = reproduction.corpus
     data = corpus.manifest
     if row.num_swapped:
-        data = corpus.folder / f"swap{row.num_swapped}.jsonl"
+        data = reproduction.swapped_manifest(row.num_swapped)
         if not data.exists():
             corrupt(
                 corpus.manifest,

@@ -2,8 +2,10 @@
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
@@ -13,12 +15,12 @@ from truetag.data.manifest import iterate_rows, read_manifest
 from truetag.data.vocabulary import read_vocabulary
 from truetag.io.text import counted
 from truetag.paper.plan import Reproduction
-from truetag.paper.tables import COLUMNS, TABLES
+from truetag.paper.tables import COLUMNS, TABLES, Row
 from truetag.reports.figures import plot_tagged_photos, save_figure
 from truetag.reports.page import inline_photo, write_page
 from truetag.reports.tagged_photos import tag_photos
 from truetag.runs.folder import open_run
-from truetag.training.recipes import CLIP_SETTINGS, SCHEDULE
+from truetag.training.recipes import CLIP_SETTINGS, SCHEDULE, RecipeName
 
 TITLES = {
     "table1": "Table 1. COCO, AP by part of speech",
@@ -31,20 +33,32 @@ FIGURE4_PARTS = ("VB", "NN", "JJ")
 NUM_PHOTOS = 8
 
 
-def compare(reproduction: Reproduction) -> list[dict[str, Any]]:
-    """One line per row: the published numbers and ours, in percent and in the order of `COLUMNS`."""
+def compare(reproductions: Sequence[Reproduction]) -> list[dict[str, Any]]:
+    """One line per row: the published numbers and ours, in percent and in the order of `COLUMNS`.
+
+    Of several seeds ours are means, and "spread" holds the standard deviations.
+    """
     lines = []
-    for row in reproduction.rows:
-        ours: list[float | None] | None = None
-        if row.recipe is not None:
-            folder = reproduction.run_folder(row, row.recipe)
-            metrics = json.loads(reproduction.metrics_path(folder).read_text())
-            scores = metrics["observed"] if row.observed else metrics
-            parts = [scores["by_pos"].get(part, {}).get("count_mean_ap") for part in COLUMNS[:-1]]
-            ours = [None if value is None else 100 * value for value in [*parts, scores["count_mean_ap"]]]
+    for row in reproductions[0].rows:
         noise = f"{20 * row.num_swapped} %: " if row.num_swapped else ""
-        lines.append({"model": noise + row.label, "level": row.level, "paper": row.published, "ours": ours})
+        line = {"model": noise + row.label, "level": row.level, "paper": row.published, "ours": None}
+        if row.recipe is not None:
+            columns = list(
+                zip(*(_scores(reproduction, row, row.recipe) for reproduction in reproductions), strict=True)
+            )
+            line["ours"] = [None if None in values else fmean(values) for values in columns]
+            if len(reproductions) > 1:
+                line["spread"] = [None if None in values else stdev(values) for values in columns]
+        lines.append(line)
     return lines
+
+
+def _scores(reproduction: Reproduction, row: Row, recipe: RecipeName) -> list[float | None]:
+    """The scores of one run in the order of `COLUMNS`."""
+    metrics = json.loads(reproduction.metrics_path(reproduction.run_folder(row, recipe)).read_text())
+    scores = metrics["observed"] if row.observed else metrics
+    parts = [scores["by_pos"].get(part, {}).get("count_mean_ap") for part in COLUMNS[:-1]]
+    return [None if value is None else 100 * value for value in [*parts, scores["count_mean_ap"]]]
 
 
 def as_markdown(lines: list[dict[str, Any]]) -> str:
@@ -54,6 +68,9 @@ def as_markdown(lines: list[dict[str, Any]]) -> str:
         level = "frame level: " if line["level"] == "frame" else ""
         for origin in ("paper", "ours") if line["ours"] else ("paper",):
             cells = ["–" if value is None else f"{value:.2f}" for value in line[origin]]
+            if origin == "ours" and "spread" in line:
+                spread = ["" if value is None else f" ± {value:.2f}" for value in line["spread"]]
+                cells = [cell + after for cell, after in zip(cells, spread, strict=True)]
             table.append(f"| {level + line['model'] if origin == 'paper' else ''} | {origin} | {' | '.join(cells)} |")
     return "\n".join(table)
 

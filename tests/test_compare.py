@@ -15,6 +15,7 @@ from truetag.data.manifest import write_manifest
 from truetag.errors import InputError
 from truetag.evaluate import evaluate
 from truetag.prediction import predict
+from truetag.runs.folder import open_run
 from truetag.training.recipes import recipe
 from truetag.training.seeds import train_seeds
 from truetag.training.train import train
@@ -49,6 +50,18 @@ def test_several_seeds_make_several_runs(folder):
     assert re.search(r"seeds 0 to 1\); AP on noisy validation tags: \d+\.\d\d ± \d+\.\d\d", said)
     with pytest.raises(InputError, match="seeds: expected at least 1, got 0"):
         train_seeds(recipe("mlcn"), folder / "m.jsonl", folder / "w.txt", folder / "none", seeds=0)
+
+
+def test_several_seeds_start_from_those_of_another_folder(folder, tmp_path):
+    longer = dataclasses.replace(recipe("mlcn-star"), **SMALL, stage1_epochs=1, learning_rate=1e-9)
+    data = (folder / "m.jsonl", folder / "w.txt")
+    with pytest.raises(InputError, match="from: expected a folder with the runs seed-0, seed-1, got no seed-0"):
+        train_seeds(longer, *data, tmp_path / "none", start_from=folder / "long", seeds=2)
+    assert not (tmp_path / "none").exists()
+    train_seeds(longer, *data, tmp_path / "star", start_from=folder / "short", seeds=2)
+    for seed in ("seed-0", "seed-1"):
+        first, star = (open_run(path / seed).history() for path in (folder / "short", tmp_path / "star"))
+        assert star[:1] == first[:1]
 
 
 def test_the_scores_are_those_of_evaluate_and_the_first_is_the_reference(folder):

@@ -13,7 +13,7 @@ from torch import Tensor
 from truetag.data.labels import label_matrix
 from truetag.data.manifest import Manifest, read_manifest
 from truetag.errors import InputError
-from truetag.evaluate import Truth, best_truth, score
+from truetag.evaluate import Truth, best_truth, caption_counts_of, score
 from truetag.evaluation.decisions import DEFAULT_THRESHOLD
 from truetag.evaluation.significance import PairedDifference, paired_bootstrap
 from truetag.io.files import write_json
@@ -23,7 +23,7 @@ from truetag.media.files import Reading
 from truetag.prediction.inference import predict_manifest
 from truetag.runs.folder import Run, is_run, open_run
 
-SCORES = ("mean_ap", "of1", "cf1", "ece")
+SCORES = ("mean_ap", "count_mean_ap", "of1", "cf1", "ece")
 """The scores of the table, by their names in the metrics file."""
 
 
@@ -88,14 +88,16 @@ def compare(
     labels = label_matrix(rows, first.vocabulary, truth)
     logits, kept = _predict_all(contenders, manifest, part, reading)
     labels = labels[kept]
+    counts = caption_counts_of(rows, first.vocabulary, truth)
+    counts = None if counts is None else (counts[0][kept], counts[1][kept])
     scores: dict[str, dict[str, list[float]]] = {}
     for name, contender, of_seeds in zip(names, contenders, logits, strict=True):
         thresholds = [run.threshold() for run in contender.runs]
         metrics = [
-            score(values, labels, None, first.vocabulary, DEFAULT_THRESHOLD if threshold is None else threshold)
+            score(values, labels, counts, first.vocabulary, DEFAULT_THRESHOLD if threshold is None else threshold)
             for values, threshold in zip(of_seeds, thresholds, strict=True)
         ]
-        scores[name] = {key: [of_seed[key] for of_seed in metrics] for key in SCORES}
+        scores[name] = {key: [of_seed[key] for of_seed in metrics] for key in SCORES if metrics[0][key] is not None}
     differences = {
         name: paired_bootstrap(
             of_seeds,
@@ -115,11 +117,14 @@ def compare(
 def format_comparison(comparison: Comparison) -> str:
     """The table that `truetag compare` prints; scores in percent."""
     width = max(map(len, comparison.scores))
-    titles = {"mean_ap": "mAP", "of1": "OF1", "cf1": "CF1", "ece": "ECE"}
+    titles = {"mean_ap": "AP", "count_mean_ap": "count-AP", "of1": "OF1", "cf1": "CF1", "ece": "ECE"}
+    there = list(next(iter(comparison.scores.values())))
     lines = [f"{comparison.num_examples} examples, truth: {comparison.truth}"]
-    lines.append(f"{'':{width}}" + "".join(f"{titles[key]:>15}" for key in SCORES) + "   mAP minus the first's, 95 %")
+    lines.append(
+        f"{'':{width}}" + "".join(f"{titles[key]:>15}" for key in there) + "   AP minus the first's (95 % over photos)"
+    )
     for name, scores in comparison.scores.items():
-        line = f"{name:{width}}" + "".join(f"{_spread(scores[key]):>15}" for key in SCORES)
+        line = f"{name:{width}}" + "".join(f"{_spread(scores[key]):>15}" for key in there)
         if name in comparison.differences:
             pair = comparison.differences[name]
             line += f"   {100 * pair.difference:+.2f} [{100 * pair.low:+.2f}, {100 * pair.high:+.2f}]"

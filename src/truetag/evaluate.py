@@ -60,7 +60,7 @@ def evaluate(
         chosen = opened.threshold()
         threshold = DEFAULT_THRESHOLD if chosen is None else chosen
     labels = label_matrix(rows, opened.vocabulary, truth)
-    counts = _counts(rows, opened.vocabulary, truth)
+    counts = caption_counts_of(rows, opened.vocabulary, truth)
     logits, h, kept, skips = predict_manifest(opened, content, part, reading)
     labels = labels[kept]
     counts = None if counts is None else (counts[0][kept], counts[1][kept])
@@ -193,7 +193,7 @@ def best_truth(rows: Any, vocabulary: Vocabulary) -> Truth:
     raise InputError("these rows have neither captions nor tags to score against")
 
 
-def _counts(rows: Any, vocabulary: Vocabulary, truth: Truth) -> tuple[Tensor, Tensor] | None:
+def caption_counts_of(rows: Any, vocabulary: Vocabulary, truth: Truth) -> tuple[Tensor, Tensor] | None:
     """How many captions name each word, where the truth is made of captions and every row has some."""
     if truth in ("tags", "observed") or not all(rows["captions"][:]):
         return None

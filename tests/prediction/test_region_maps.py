@@ -65,3 +65,38 @@ def test_bags_of_several_inputs_are_joined(tiny):
     assert bags.frames.paths == photos
     assert bags.starts.tolist() == [0, 1, 2, 3]
     assert len(join_bags([])) == 0
+
+
+def draw(classifier, photo, folder):
+    photo.save(folder / "a.png")
+    rows = [{"id": "a", "path": str(folder / "a.png"), "tags": ["red"], "probabilities": [0.9]}]
+    vocabulary = Vocabulary(("red", "blue", "the"), ("JJ", "JJ", "DT"), (1, 1, 1))
+    preprocessing = Preprocessing(32, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    draw_region_maps(
+        classifier, preprocessing, vocabulary, bags_of_files(["a"], [folder / "a.png"]), rows, folder / "maps"
+    )
+    return np.asarray(Image.open(folder / "maps" / "a.png").convert("RGB")).astype(float)
+
+
+def test_colours_mean_the_same_in_all_pictures_and_the_photo_stays_in_colour(classifier, tmp_path):
+    photo = Image.new("RGB", (64, 64), (0, 255, 0))
+    with torch.no_grad():
+        sure = classifier.head.bias.fill_(4.0) is not None and draw(classifier, photo, tmp_path)
+        classifier.head.bias.fill_(-4.0)
+    unsure = draw(classifier, photo, tmp_path)
+    height, width = sure.shape[:2]
+    place = (height // 2, int(0.65 * width))  # in the panel of the tag
+    assert sure[place].sum() > unsure[place].sum() + 150  # both maps are flat: only a fixed scale tells them apart
+    red, green, blue = unsure[place]
+    assert green > red + 40
+    assert green > blue + 40
+
+
+def test_a_run_that_did_not_learn_regions_says_so(classifier, tmp_path):
+    photo = Image.new("RGB", (64, 64), (0, 255, 0))
+    with_regions = draw(classifier, photo, tmp_path)
+    classifier.pooling = "mean"
+    without = draw(classifier, photo, tmp_path)
+    bottom = slice(int(0.9 * len(with_regions)), None)
+    assert (with_regions[bottom] == 255).all()
+    assert (without[bottom] < 200).any()

@@ -14,6 +14,7 @@ from truetag.data.manifest import iterate_rows, read_manifest, write_manifest
 from truetag.data.vocabulary import function_words
 from truetag.errors import InputError
 from truetag.evaluation.decisions import best_threshold
+from truetag.io.tensors import read_tensors, write_tensors
 from truetag.media.files import Reading
 from truetag.models.building import load_classifier
 from truetag.prediction.inference import predict_manifest
@@ -279,6 +280,16 @@ def test_frozen_backbones_are_kept_once_and_every_run_is_whole(tiny, tiny_config
         assert all(
             torch.equal(state[name], tensor) for name, tensor in expected.items() if name.startswith("backbone.")
         )
-    (runs[1].folder / "backbone.safetensors").unlink()
-    with pytest.raises(InputError, match=r"backbone\.safetensors: no such file"):
+    path = runs[1].folder / "backbone.safetensors"
+    good = path.read_bytes()
+    write_tensors(path, {name: tensor + 1 for name, tensor in expected.items() if name.startswith("backbone.")})
+    with pytest.raises(InputError, match=r"expected the frozen backbone .* got another one"):
         load_classifier(open_run(runs[1].folder))
+    path.unlink()
+    with pytest.raises(InputError, match=r"expected the frozen backbone .* got no such file"):
+        load_classifier(open_run(runs[1].folder))
+    (tmp_path / "cache" / "backbones").mkdir(parents=True)
+    digest = read_tensors(runs[1].folder / "classifier.safetensors")[1]["backbone"]
+    (tmp_path / "cache" / "backbones" / f"{digest}.safetensors").write_bytes(good[:-100])  # damaged
+    third = train(replace(config, dropout=0.3), *data, tmp_path / "third", reading=reading)
+    assert (third.folder / "backbone.safetensors").read_bytes() == good

@@ -86,7 +86,10 @@ def reproduce(
     rows = FIGURE4_ROWS if target == "figure4" else TABLES[target]
     words = None if vocabulary is None else str(vocabulary.resolve())
     corpus_settings = {"data": str(data.resolve()), "vocabulary": words, "num_words": num_words}
+    run_settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in MACHINE_SETTINGS}
     if plan_only:
+        _check_settings(_corpus_of(target, out).folder / "data.json", corpus_settings, write=False)
+        _check_settings(out / "runs" / f"{_corpus_of(target, out).name}.json", run_settings, write=False)
         with TemporaryDirectory() as folder:  # a plan leaves nothing behind
             corpus = _corpus_of(target, Path(folder))
             prepare_corpus(corpus, data, vocabulary, num_words)
@@ -97,7 +100,6 @@ def reproduce(
     prepare_corpus(corpus, data, vocabulary, num_words)
     reproductions = _of_seeds(Reproduction(out, corpus, rows, config, reading), seeds)
     tell(describe_plan(reproductions))
-    run_settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in MACHINE_SETTINGS}
     _check_settings(out / "runs" / f"{corpus.name}.json", run_settings)
     for reproduction in reproductions:
         for row in rows:
@@ -129,10 +131,11 @@ def _is_untouched(config: TrainConfig, name: str) -> bool:
     return getattr(config, name) == getattr(SCHEDULE, name)
 
 
-def _check_settings(path: Path, settings: dict[str, Any]) -> None:
-    """Refuse to continue with other settings, which would mix two settings in one table."""
+def _check_settings(path: Path, settings: dict[str, Any], write: bool = True) -> None:
+    """Refuse to continue with other settings, which would mix two in one table; keep them for the next time."""
     if not path.exists():
-        write_json(path, settings)
+        if write:
+            write_json(path, settings)
         return
     before = parse_json(decode(str(path), path.read_bytes()))
     for name, value in settings.items():

@@ -71,14 +71,16 @@ class Run:
             shared: a folder for frozen backbones, which runs share: each run has a hard link to the file, and stays
                 whole when it is moved or when the folder is deleted. None if the backbone was trained.
         """
+        note = {}
         if shared is not None:
             backbone = {name: tensor for name, tensor in state.items() if name.startswith(_BACKBONE)}
             state = {name: tensor for name, tensor in state.items() if name not in backbone}
-            original = shared / f"{digest_state(backbone)}.safetensors"
-            if not original.is_file():
+            note["backbone"] = digest = _digest(backbone)
+            original = shared / f"{digest}.safetensors"
+            if not _holds(original, digest):
                 write_tensors(original, backbone)
             link_or_copy(original, self.folder / "backbone.safetensors")
-        self.save_state("classifier", state)
+        self.save_state("classifier", state, note)
 
     def load_classifier_state(self) -> State:
         """Read the trained classifier.
@@ -87,7 +89,15 @@ class Run:
             InputError: a file of it is missing or broken.
         """
         state = self.load_state("classifier")
-        if not any(name.startswith(_BACKBONE) for name in state):
+        digest = read_tensors(self.folder / "classifier.safetensors")[1].get("backbone")
+        if digest is not None:
+            path = self.folder / "backbone.safetensors"
+            if not _holds(path, digest):
+                got = "another one" if path.is_file() else "no such file"
+                raise InputError(
+                    f"{path}: expected the frozen backbone that the run was trained with, got {got}; copy it from the "
+                    "run's first place, or from a run with the same backbone and weights"
+                )
             state |= self.load_state("backbone")
         return state
 
@@ -158,6 +168,18 @@ class Run:
                     raise InputError(f"{path}, line {line}: expected a stage and an epoch, got {shown(row)}")
                 rows.append(row)
         return rows
+
+
+def _digest(state: State) -> str:
+    return digest_state(dict(sorted(state.items())))  # a file does not keep the order of tensors
+
+
+def _holds(path: Path, digest: str) -> bool:
+    """Whether a file holds the state with this digest."""
+    try:
+        return _digest(read_tensors(path)[0]) == digest
+    except (FileNotFoundError, InputError):
+        return False
 
 
 def create_run(folder: Path, config: TrainConfig, vocabulary: Vocabulary, preprocessing: Preprocessing) -> Run:

@@ -8,7 +8,7 @@ from truetag.errors import InputError
 from truetag.io.paths import takes_paths
 from truetag.media.files import Reading
 from truetag.runs.config import TrainConfig
-from truetag.runs.folder import Run
+from truetag.runs.folder import Run, is_run
 from truetag.training.train import train
 
 
@@ -30,7 +30,8 @@ def train_seeds(
         data: the manifest; rows with split `train` (or none) are learnt from.
         vocabulary: the word list that gives the labels.
         out: the run folder to make.
-        start_from: a run whose stage 1 is taken over instead of trained again.
+        start_from: a run whose stage 1 is taken over instead of trained again; with several seeds, the folder of
+            their runs.
         resume: continue the run in `out` where it was stopped; begin it if there is none yet.
         seeds: train so many runs, with the seeds that follow `config.seed`.
         reading: how photos and clips are read.
@@ -45,10 +46,13 @@ def train_seeds(
         raise InputError(f"seeds: expected at least 1, got {seeds}")
     if seeds == 1:
         return f"run: {train(config, data, vocabulary, out, start_from, resume, reading).folder}"
+    names = {seed: f"seed-{seed}" for seed in range(config.seed, config.seed + seeds)}
+    if start_from is not None and (missing := [name for name in names.values() if not is_run(start_from / name)]):
+        raise InputError(f"from: expected a folder with the runs {', '.join(names.values())}, got no {missing[0]}")
     runs = []
-    for seed in range(config.seed, config.seed + seeds):
-        folder = out / f"seed-{seed}"
-        runs.append(train(replace(config, seed=seed), data, vocabulary, folder, start_from, resume, reading))
+    for seed, name in names.items():
+        first = None if start_from is None else start_from / name
+        runs.append(train(replace(config, seed=seed), data, vocabulary, out / name, first, resume, reading))
     scores = [100 * _validation_ap(run) for run in runs]
     spread = f"{fmean(scores):.2f} ± {stdev(scores):.2f}"
     return f"runs: {out} (seeds {config.seed} to {config.seed + seeds - 1}); AP on noisy validation tags: {spread}"

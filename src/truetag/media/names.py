@@ -61,13 +61,17 @@ def describe_names(found: Sequence[FoundFile]) -> list[str]:
 
 
 def list_files(folder: Path) -> list[str]:
-    """All files below a folder, as paths relative to it, without the companions of file managers."""
+    """All files below a folder, as paths relative to it, without the companions of file managers.
+
+    A folder that is called like a photo is among them: it cannot be used, and whoever reads it says so.
+    """
     found = []
     for where, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith(COMPANIONS))
         below = os.path.relpath(where, folder).replace(os.sep, "/")
         prefix = "" if below == "." else f"{below}/"
-        found += [prefix + name for name in sorted(files) if not name.startswith(COMPANIONS)]
+        named = [name for name in folders if PurePosixPath(name).suffix.lower() in _SUFFIXES]
+        found += [prefix + name for name in sorted([*files, *named]) if not name.startswith(COMPANIONS)]
     return found
 
 

@@ -113,7 +113,7 @@ def _steps(job: _Job) -> Iterator[_Step]:
     shares = [f"--{name}-fraction={HELD_OUT}" for name in ("validation", "test") if name not in splits]
     data = job.out / "data.jsonl" if shares else imported
     if shares:
-        yield _Step(["split", str(imported), *shares, seed, "--out", str(data)], data)
+        yield _Step(["split", str(imported), *shares, "--group-copies", seed, "--out", str(data)], data)
     chosen = ["--stop-words", "english"] if kind == "captions" else []
     chosen += [f"--size={job.size}", f"--min-count={MIN_COUNT}"]
     yield _Step(["vocabulary", str(data), *chosen, "--out", str(vocabulary)], vocabulary)

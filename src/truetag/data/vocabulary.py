@@ -32,7 +32,7 @@ from truetag.io.terminal import tell
 from truetag.io.text import require_file, shown, text_lines
 
 CONTEXTS_PER_WORD = 8
-_FUNCTION_PARTS = {"DT", "PRP", "IN"}  # of "Others", only those in the list of closed classes
+_FUNCTION_PARTS = {"DT", "PRP", "IN"}
 PartOfSpeechOption = Literal["auto", "spacy", "none"] | Path
 
 
@@ -192,17 +192,19 @@ def select_words(
 def function_words(vocabulary: Vocabulary) -> list[str]:
     """The words that name nothing: articles, pronouns, prepositions and their like, be, have, do, numbers, letters.
 
-    Other words belong to them if their part of speech says so. Entries of several words are tags that somebody wrote,
-    and a vocabulary in which nothing else is left was meant as it is: neither has any.
+    Words that are not English belong to them if their part of speech says so. Entries of several words are tags that
+    somebody wrote, and a vocabulary in which nothing else is left was meant as it is: neither has any.
 
-    >>> function_words(Vocabulary(("a", "dog", "is", "on sale", "nike"), ("DT", "NN", "VB", "IN", "Others"), (1,) * 5))
+    >>> function_words(Vocabulary(("a", "dog", "is", "on sale", "nike"), ("DT", "NN", "VB", "IN", "IN"), (1,) * 5))
     ['a', 'is']
     """
     words = []
     for word, part in zip(vocabulary.words, vocabulary.parts_of_speech, strict=True):
         closed = closed_class(word)
-        is_closed = closed is not None and part in (UNTAGGED, "Others", closed)
-        if " " not in word and (part in _FUNCTION_PARTS or is_closed or (len(word) == 1 and word.isascii())):
+        # a tagger takes "nike" for a preposition: of English words only those of the closed classes
+        is_function = part in _FUNCTION_PARTS if closed or not word.isascii() else False
+        is_function |= closed is not None and part in (UNTAGGED, "Others", closed)
+        if " " not in word and (is_function or (len(word) == 1 and word.isascii())):
             words.append(word)
     return words if len(words) < len(vocabulary) else []
 

@@ -18,7 +18,9 @@ def folder(tmp_path):
     lines = []
     for number in range(60):
         name = list(COLOURS)[number % 3]
-        Image.new("RGB", (16, 16), COLOURS[name]).save(tmp_path / "my photos" / f"{number}.png")
+        photo = Image.new("RGB", (16, 16), COLOURS[name])
+        photo.putpixel((0, 0), (4 * number, 0, 0))  # no two of them are copies
+        photo.save(tmp_path / "my photos" / f"{number}.png")
         lines.append([f"{number}.png", f"{name}, colour" if number % 2 else name, f"a {name} wall"])
     with (tmp_path / "t.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["File", "Keywords", "text"], *lines])

@@ -128,6 +128,9 @@ def test_the_table_names_its_truth_and_shows_every_part_of_speech(tiny, tiny_run
     assert all(part in table for part in metrics["by_pos"])
     assert "p(z|I)" in table
     assert "count-AP" in table
+    assert f"  {metrics['num_without_tag']} of {metrics['num_examples']} examples get no tag" in table
+    assert 0 <= metrics["num_without_tag"] <= metrics["num_examples"]
+    assert "DT determiners" in table
 
 
 def test_rates_are_learnt_per_word(tiny, tiny_run):

@@ -27,6 +27,16 @@ from truetag.runs.noise_model import load_noise_model
 
 Truth = Literal["observed", "captions", "tags", "true"]
 Metrics = dict[str, Any]
+_TRUTH_IN_WORDS = {
+    "observed": "words of the captions, and tags",
+    "captions": "words of the captions",
+    "tags": "the tags as given, noise included",
+    "true": "true tags or captions, which training never sees",
+}
+_PARTS_IN_WORDS = {
+    **{"VB": "verbs", "NN": "nouns", "JJ": "adjectives", "DT": "determiners", "PRP": "pronouns", "IN": "prepositions"},
+    "-": "not known",
+}
 
 
 @takes_paths
@@ -105,6 +115,7 @@ def score(
     return {
         "num_labels": len(vocabulary),
         "num_labels_without_positives": int(ap.isnan().sum()),
+        "num_without_tag": int((probabilities < threshold).all(1).sum()),
         "mean_ap": _number(mean_over_labels(ap)),
         "count_mean_ap": _number(mean_over_labels(count_ap)),
         "by_pos": {
@@ -139,7 +150,8 @@ def format_metrics(metrics: Metrics) -> str:
         return f"{100 * value:7.2f}" if value is not None else f"{'-':>7}"
 
     parts = metrics["by_pos"]
-    header = f"{metrics['num_examples']} examples of split {metrics['split']}, truth: {metrics['truth']}"
+    truth = f"truth: {metrics['truth']} ({_TRUTH_IN_WORDS[metrics['truth']]})"
+    header = f"{metrics['num_examples']} examples of split {metrics['split']}, {truth}"
     lines = [header, f"{'':16}" + "".join(f"{part:>8}" for part in [*parts, "all"])]
     lines.append(
         f"{'labels':16}"
@@ -154,18 +166,26 @@ def format_metrics(metrics: Metrics) -> str:
             if values is not None and values[key] is not None:
                 cells = [part[key] for part in values["by_pos"].values()] + [values[key]]
                 lines.append(f"{prefix:16}" + "".join(f" {percent(cell)}" for cell in cells))
-    decisions = "  ".join(
-        f"{name.upper()} {percent(metrics[name]).strip()}" for name in ("op", "or", "of1", "cp", "cr", "cf1")
-    )
-    lines.append(f"at p >= {metrics['threshold']:g}: {decisions}; calibration error {percent(metrics['ece']).strip()}")
+    lines.append(f"at p >= {metrics['threshold']:g}:")
+    for title, initial in (("all tags together", "o"), ("mean over labels", "c")):
+        precision, recall, f1 = (percent(metrics[initial + name]).strip() for name in ("p", "r", "f1"))
+        lines.append(f"  {title}: precision {precision}, recall {recall}, F1 {f1}")
+    lines.append(f"  {metrics['num_without_tag']} of {metrics['num_examples']} examples get no tag")
+    lines.append(f"calibration error {percent(metrics['ece']).strip()}")
     if "noise" in metrics:
-        rates = {name: list(values.values()) for name, values in metrics["noise"].items()}
-        means = [f"{name.removesuffix('_rate')} {percent(fmean(each)).strip()}" for name, each in rates.items()]
-        lines.append(f"learnt rates of wrong tags, mean over labels: {', '.join(means)}")
+        missing, incorrect = (
+            percent(fmean(metrics["noise"][name].values())).strip() for name in ("missing_rate", "incorrect_rate")
+        )
+        lines.append(
+            f"estimated noise, mean over labels: {missing} % of the true tags are missing, {incorrect} % of the absent "
+            "ones are given (too low where mistakes follow a pattern that the photos show)"
+        )
     if metrics["num_labels_without_positives"]:
         lines.append(f"{metrics['num_labels_without_positives']} labels have no positive here and are left out")
     if metrics["num_skipped"]:
         lines.append(f"{metrics['num_skipped']} photos could not be used")
+    kinds = [f"{part} {_PARTS_IN_WORDS[part]}" for part in parts if part in _PARTS_IN_WORDS]
+    lines.append(f"(in percent; AP: mean over labels of the average precision{''.join(f'; {kind}' for kind in kinds)})")
     return "\n".join(lines)
 
 

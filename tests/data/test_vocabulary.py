@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from truetag.data.labels import label_matrix
 from truetag.data.manifest import Row, read_manifest, write_manifest
 from truetag.data.vocabulary import (
     CONTEXTS_PER_WORD,
@@ -301,3 +302,14 @@ def test_function_words_go_by_the_part_of_speech_and_by_closed_classes_without_o
     ) == [*("the", "in", "is", "has", "t")]
     assert of(("like", "VB"), ("on sale", "IN"), ("cat", "-")) == []  # said to be a verb; a tag of two words
     assert of(("on", "-"), ("off", "-")) == []  # a vocabulary of nothing else
+
+
+def test_a_letter_with_a_hyphen_is_one_word_and_numbers_are_none(tmp_path: Path) -> None:
+    captions = ["A T-shirt of 3", "the T-shirts, a t-shirt and a shirt", "a man's shirt with a V-neck"]
+    rows: list[Row] = [{"captions": [text]} for text in captions]
+    words = made(tmp_path, rows, stop_words="english")
+    assert words.words == ("shirt", "t-shirt", "man", "t-shirts", "v-neck")
+    assert words.counts == (2, 2, 1, 1, 1)
+    assert {"t", "s", "3"} < set(made(tmp_path, rows).words)  # without the option the paper's words
+    labels = label_matrix(read_manifest(tmp_path / "m.jsonl").rows, words, "captions")
+    assert labels[:, :2].tolist() == [[0, 1], [1, 1], [1, 0]]

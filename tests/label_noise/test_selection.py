@@ -58,7 +58,7 @@ def test_on_flipped_labels_q_is_raised():
     assert choice.settings.q > 0
     assert choice.scores[describe(choice.settings)] == max(choice.scores.values())
     assert choice.reason.startswith(describe(choice.settings))
-    assert "points above none, q = 0" in choice.reason
+    assert "points above that with no noise model" in choice.reason
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, NAN])

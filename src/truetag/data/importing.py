@@ -16,7 +16,7 @@ from truetag.data.manifest import Row, relative_root, write_manifest
 from truetag.data.parts_of_speech import CLOSED_WORDS
 from truetag.data.rows import ImportedRows, split_named
 from truetag.data.tables import BLANK
-from truetag.data.words import normalise, tokenise
+from truetag.data.words import is_number_or_letter, normalise, tokenise
 from truetag.errors import InputError
 from truetag.io.files import refuse_existing, refuse_overwriting
 from truetag.io.terminal import Progress
@@ -128,13 +128,18 @@ def _describe_labels(rows: list[Row]) -> list[str]:
     notes = []
     captions = [caption for row in rows for caption in row.get("captions") or []]
     if captions:
-        words = Counter(word for text in captions for word in set(tokenise(text)) if word not in CLOSED_WORDS)
+        words = Counter(word for text in captions for word in set(tokenise(text)))
+        words = Counter(
+            {word: words[word] for word in words if not (word in CLOSED_WORDS or is_number_or_letter(word))}
+        )
         notes.append(f"{counted(len(captions), 'caption')}; most frequent words: {_frequent(words)}")
     tagged = [row["tags"] for row in rows if row.get("tags") is not None]
     if tagged:
         tags = Counter(tag for tags in tagged for tag in {normalise(tag) for tag in tags})
         notes.append(f"{counted(tags.total(), 'tag')}, {len(tags)} of them distinct; most frequent: {_frequent(tags)}")
         notes.append(f"{counted(sum(not tags for tags in tagged), 'row')} without tags")
+    if num_true := sum(row.get("true_tags") is not None for row in rows):
+        notes.append(f"true tags of {counted(num_true, 'row')}: to evaluate by, never to train on")
     return notes
 
 

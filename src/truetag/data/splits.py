@@ -121,6 +121,10 @@ def split(
         )
         if empty := set(wanted) - set(drawn):
             raise InputError(f"{manifest}: {len(indices)} train rows are too few for {wanted}; none for {min(empty)}")
+        for name, fraction in fractions.items():
+            if fraction and (there := splits.count(name)):
+                moved = counted(drawn.count(name), "train row")
+                tell(f"warning: {moved} moved to the {there} {name} rows of the manifest")
         for index, name in zip(indices, drawn, strict=True):
             splits[index] = name
     _tell_of_copies(content, splits, digests, group_copies)
@@ -144,9 +148,12 @@ def _tell_of_copies(
     pairs = list(copies_across(splits, digests))
     if pairs:
         first, second = (content.rows[index]["id"] for index in pairs[0])
-        advice = "" if group_copies else "; --group-copies keeps copies together"
-        copies = counted(len(pairs), "copy", "copies")
-        tell(f"{copies} of a photo in another split, such as {shown(second)} of {shown(first)}{advice}")
+        if group_copies:
+            advice = "the splits were there before, and are left as they are"
+        else:
+            advice = "--group-copies keeps copies together"
+        copies = f"{counted(len(pairs), 'row')} with a copy of a photo in another split"
+        tell(f"warning: {copies}, such as {shown(second)} and {shown(first)}: scores are a little too high; {advice}")
 
 
 def read_list(path: Path) -> set[str]:

@@ -24,7 +24,16 @@ from truetag.data.parts_of_speech import (
     tag_with_spacy,
 )
 from truetag.data.word_changes import WordChanges, read_changes
-from truetag.data.words import NOT_WORDS, is_undivided, normalise, tokenise, undivided_scripts, word_matcher
+from truetag.data.words import (
+    NOT_WORDS,
+    compounds,
+    is_number_or_letter,
+    is_undivided,
+    normalise,
+    tokenise,
+    undivided_scripts,
+    word_matcher,
+)
 from truetag.errors import InputError
 from truetag.io.files import refuse_existing, write_text
 from truetag.io.paths import takes_paths
@@ -108,13 +117,16 @@ def build_vocabulary(rows: Rows, size: int, tag_words: TagWords | None = None) -
     return select_words(count_words(rows), size, tag_words)
 
 
-def count_words(rows: Rows, listed: Sequence[str] = (), only_listed: bool = False) -> WordCounts:
+def count_words(
+    rows: Rows, listed: Sequence[str] = (), only_listed: bool = False, join_letters: bool = False
+) -> WordCounts:
     """Count the tokens of captions, and whole tags.
 
     Args:
         rows: their captions and tags are counted.
         listed: words to look for in captions besides their tokens: of several tokens, or of a script without blanks.
         only_listed: count nothing but these.
+        join_letters: count `t-shirt` as one word instead of `t` and `shirt`.
     """
     if not only_listed:
         listed = [word for word in listed if tokenise(word) != [word] or is_undivided(word)]
@@ -129,6 +141,9 @@ def count_words(rows: Rows, listed: Sequence[str] = (), only_listed: bool = Fals
         for text in captions:
             tokens = tokenise(text)
             in_captions.update(tokens)
+            if join_letters and (joined := compounds(text)):
+                parts = Counter(token for word in joined for token in tokenise(word))
+                tokens = [*(Counter(tokens) - parts).elements(), *joined]
             named = [listed[index] for index in entries_named(text)] if listed else []
             words = named if only_listed else [*tokens, *(word for word in named if word not in tokens)]
             counts.update(words)
@@ -204,7 +219,7 @@ def function_words(vocabulary: Vocabulary) -> list[str]:
         # a tagger takes "nike" for a preposition: of English words only those of the closed classes
         is_function = part in _FUNCTION_PARTS if closed or not word.isascii() else False
         is_function |= closed is not None and part in (UNTAGGED, "Others", closed)
-        if " " not in word and (is_function or (len(word) == 1 and word.isascii())):
+        if " " not in word and (is_function or is_number_or_letter(word)):
             words.append(word)
     return words if len(words) < len(vocabulary) else []
 
@@ -267,7 +282,8 @@ def make_vocabulary(
         part_of_speech: `auto` uses spaCy if it is installed; `spacy` fails without it; `none` tags closed classes only;
             a path names a word list to take the parts of speech from.
         keep: the parts of speech to keep, with commas between them: NN,JJ.
-        stop_words: words to leave out: a file with one word per line, or `english` for the function words of English.
+        stop_words: words to leave out: a file with one word per line, or `english` for the function words of English,
+            numbers and single letters; then `t-shirt` is one word.
         min_count: leave out words that are named less often.
         words: a file with one word per line: only these words, which are also found inside text without blanks.
         changes: a table with the columns word, action (add, drop, merge, rename, imply) and to.
@@ -291,7 +307,10 @@ def make_vocabulary(
     if keep is not None and tag_words is None:
         raise InputError(f"keep: expected words with parts of speech, got words without; {SPACY_ADVICE}")
     rows = content.in_split(split)
-    counted = count_words(rows, [*listed, *table.names], only_listed=words is not None)
+    english = stop_words == "english"
+    counted = count_words(rows, [*listed, *table.names], words is not None, join_letters=english)
+    if english:
+        stopped |= {word for word in counted.counts if is_number_or_letter(word)}
     if words is None:
         _refuse_undivided(manifest, counted.in_captions)
     vocabulary = select_words(counted, size, tag_words, WordSelection(kept, stopped, min_count, table))

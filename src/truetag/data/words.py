@@ -10,10 +10,12 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from itertools import pairwise
 
 NOT_WORDS = frozenset({"nan", "none", "null", "n/a", "<na>"})
 """What programs write where there is no tag or caption."""
 _ASCII_WORD = re.compile(r"[^\W_]+")
+_COMPOUND = re.compile(r"(?<![\w-])[^\W\d_]-[^\W\d_]{2,}(?![\w-])")
 _SOFT_HYPHEN = "\u00ad"
 _UNDIVIDED = {
     "Thai": "\u0e00-\u0e7f",
@@ -40,6 +42,15 @@ def tokenise(text: str) -> list[str]:
     return _word_pattern().findall(_plain(text))
 
 
+def compounds(text: str) -> list[str]:
+    """The words of a caption that a hyphen joins to a single letter, and that mean little without it.
+
+    >>> compounds("A man's T-shirt, an X-ray of a well-known dog")
+    ['t-shirt', 'x-ray']
+    """
+    return _COMPOUND.findall(_plain(text))
+
+
 def normalise(tag: str) -> str:
     """A tag in lower case with single spaces, as a vocabulary spells it.
 
@@ -47,6 +58,11 @@ def normalise(tag: str) -> str:
     'teddy bear'
     """
     return " ".join((tag.lower() if tag.isascii() else _plain(tag)).split())
+
+
+def is_number_or_letter(word: str) -> bool:
+    """Whether a word is of digits alone, or a single letter of the Latin alphabet."""
+    return word.isdecimal() or (len(word) == 1 and word.isascii())
 
 
 def is_undivided(text: str) -> bool:
@@ -84,15 +100,20 @@ def word_matcher(entries: Sequence[str]) -> Callable[[str], set[int]]:
     """A function from a caption to the indices of the entries that it names.
 
     An entry is named if its words are consecutive tokens of the caption. In a script without blanks it is also named
-    inside a token, unless a longer entry takes its place.
+    inside a token, unless a longer entry takes its place. An entry of a single letter and a word (t-shirt) takes the
+    place of that word.
 
     >>> sorted(word_matcher(["teddy bear", "bear", "dog"])("A Teddy-bear"))
     [0, 1]
+    >>> matcher = word_matcher(["t-shirt", "shirt"])
+    >>> sorted(matcher("A T-shirt")), sorted(matcher("A T-shirt and a shirt"))
+    ([0], [0, 1])
     >>> sorted(word_matcher(["狗", "热狗", "水"])("热狗在水里"))
     [1, 2]
     """
     single: defaultdict[str, list[int]] = defaultdict(list)
     several: defaultdict[str, list[tuple[list[str], int]]] = defaultdict(list)
+    letters: dict[tuple[str, ...], int] = {}
     undivided: defaultdict[str, list[str]] = defaultdict(list)
     for index, entry in enumerate(entries):
         tokens = tokenise(entry)
@@ -100,6 +121,8 @@ def word_matcher(entries: Sequence[str]) -> Callable[[str], set[int]]:
             single[tokens[0]].append(index)
             if is_undivided(tokens[0]):
                 undivided[tokens[0][0]].append(tokens[0])
+        elif compounds(entry) == [normalise(entry)]:
+            letters[tuple(tokens)] = index
         elif tokens:
             several[tokens[0]].append((tokens, index))
     for words in undivided.values():
@@ -107,7 +130,10 @@ def word_matcher(entries: Sequence[str]) -> Callable[[str], set[int]]:
 
     def entries_named(caption: str) -> set[int]:
         tokens = tokenise(caption)
+        pairs = [pair for pair in pairwise(tokens) if pair in letters] if letters else []
         distinct = set(tokens)
+        if pairs:
+            distinct = set(Counter(tokens) - Counter(word for pair in pairs for word in pair))
         indices = {index for token in distinct & single.keys() for index in single[token]}
         if undivided and not caption.isascii():
             inside = {word for token in distinct for word in _words_inside(token, undivided)}
@@ -117,6 +143,7 @@ def word_matcher(entries: Sequence[str]) -> Callable[[str], set[int]]:
             for entry, index in several[first]:
                 if any(tokens[start : start + len(entry)] == entry for start in starts):
                     indices.add(index)
+        indices.update(letters[pair] for pair in pairs)
         return indices
 
     return entries_named

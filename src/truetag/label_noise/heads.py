@@ -129,6 +129,7 @@ def out_of_sample_logits(
     groups: Sequence[Hashable] | None = None,
     num_folds: int = NUM_FOLDS,
     seed: int = 0,
+    on_fold: Callable[[int], None] | None = None,
 ) -> Float[Tensor, "N K"]:
     """True logits of each example from a head that was trained on the other folds.
 
@@ -140,6 +141,7 @@ def out_of_sample_logits(
         groups: near-duplicates, which share a fold; an example whose group is None stands alone.
         num_folds: how many heads are trained.
         seed: decides the folds and the training.
+        on_fold: called with 1 after each fold.
     """
     folds = torch.from_numpy(grouped_folds(len(features), num_folds, torch.Generator().manual_seed(seed), groups))
     logits = features.new_zeros(labels.shape)
@@ -148,6 +150,8 @@ def out_of_sample_logits(
         kept_weights = None if weights is None else weights[~held_out]
         head = fit_head(features[~held_out], labels[~held_out], settings, kept_weights, seed=seed)
         logits[held_out] = head(features[held_out])
+        if on_fold is not None:
+            on_fold(1)
     return logits
 
 

@@ -7,7 +7,7 @@ the logits of the E-step and has already learnt the wrong labels: it believes wh
 bring that back (the rho of the other folds has seen the label) and does worse, so there is only one.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -50,6 +50,7 @@ def calibrated_logits(
     weights: Float[Tensor, "N"] | None = None,
     groups: Sequence[Hashable] | None = None,
     seed: int = 0,
+    on_fold: Callable[[int], None] | None = None,
 ) -> CalibratedLogits:
     """Logits of heads that did not see the example, calibrated together with the rates of wrong labels.
 
@@ -60,9 +61,11 @@ def calibrated_logits(
         weights: one per example, in any unit.
         groups: near-duplicates, none of which is trained on where another is scored.
         seed: decides the folds and the training.
+        on_fold: called with 1 after each of the `NUM_FOLDS` folds.
     """
     weights = _in_examples(weights)
-    logits = out_of_sample_logits(features, labels, settings, weights, groups, seed=seed).to(labels.device)
+    logits = out_of_sample_logits(features, labels, settings, weights, groups, seed=seed, on_fold=on_fold)
+    logits = logits.to(labels.device)
     calibration = calibrate(logits, labels, weights)
     return CalibratedLogits(calibration.true_logits(logits), calibration)
 

@@ -146,6 +146,12 @@ def _why_none_is_comparable(observed: Int8[Tensor, "M K"], num_examples: int) ->
     return f"no label to choose by: {' and '.join(lacking) or each}"
 
 
+def _in_words(settings: HeadSettings) -> str:
+    """A method in a sentence."""
+    plain = settings.noise_model == "none" and settings.q == 0
+    return "no noise model" if plain else describe(settings)
+
+
 def _decide(aps: dict[HeadSettings, Float64[Tensor, "J"]], plain: HeadSettings, num_errors: float) -> Choice:
     """The best candidate, if it beats the plain one by enough."""
     scores = {describe(settings): ap.mean().item() for settings, ap in aps.items()}
@@ -154,8 +160,10 @@ def _decide(aps: dict[HeadSettings, Float64[Tensor, "J"]], plain: HeadSettings, 
     gain = difference.mean().item()
     error = difference.std().item() / len(difference) ** 0.5 if len(difference) > 1 else 0.0
     if best != plain and gain > num_errors * error:
-        ahead = f"{100 * gain:.2f} points above {describe(plain)} (standard error {100 * error:.2f})"
-        return Choice(best, scores, f"{describe(best)}: held-out AP {ahead}")
+        ahead = f"{100 * gain:.2f} points above that with {_in_words(plain)} (standard error {100 * error:.2f})"
+        return Choice(best, scores, f"{_in_words(best)}: held-out AP {ahead}")
     return Choice(
-        plain, scores, f"{describe(plain)}: no candidate beats it by more than {num_errors:g} standard errors"
+        plain,
+        scores,
+        f"{_in_words(plain)}: on held-out tags, no candidate is clearly better ({num_errors:g} standard errors)",
     )

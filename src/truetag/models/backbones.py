@@ -4,13 +4,11 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from huggingface_hub import constants, get_session
 from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
 from truetag.errors import InputError
@@ -49,6 +47,9 @@ def load_backbone(name: str, weights: str, resolution: int) -> tuple[nn.Module, 
 
 
 def _load_timm(name: str, weights: str, resolution: int) -> tuple[nn.Module, Preprocessing]:
+    import timm  # here, as it takes seconds that most commands can do without
+    from timm.data.config import resolve_model_data_config
+
     if not timm.is_model(name.split(".")[0]):
         close = timm.list_models(f"*{name}*")[:5]
         raise InputError(f"backbone {name!r} is not a timm model" + (f"; close: {', '.join(close)}" if close else ""))

@@ -71,7 +71,8 @@ def predict(
         threshold: write the tags with at least this probability; by default the one that training chose on noisy
             validation tags, or 0.5 where it chose none, and 0 if top_k is given.
         top_k: write at most this many tags per photo.
-        function_words: write articles, pronouns, prepositions, and forms of be, have and do as tags, too.
+        function_words: write articles, pronouns, prepositions, forms of be, have and do, numbers and single letters as
+            tags, too.
         split: tag only the rows of this split of a manifest.
         heatmaps: a folder for pictures that show where in each photo its tags are seen.
         reading: how photos and clips are read.
@@ -135,7 +136,8 @@ def _make_choice(run: Run, threshold: float | None, top_k: int | None, function_
     left_out = [] if function_words else vocabulary.function_words(run.vocabulary)
     if left_out:
         some = ", ".join(left_out[:_NAMED_WORDS]) + (", .." if len(left_out) > _NAMED_WORDS else "")
-        tell(f"{len(left_out)} function words are not written as tags ({some}); --function-words writes them, too")
+        what = "function words, numbers and letters are not written as tags"
+        tell(f"{len(left_out)} {what} ({some}); --function-words writes them, too")
     labels = sorted(set(range(len(words))) - {run.vocabulary.index[word] for word in left_out})
     return _Choice(threshold, min(top_k or len(labels), len(labels)), labels)
 
@@ -239,6 +241,11 @@ def _tag(run: Run, bags: MediaBags, choice: _Choice, table: PartialTable, readin
     table.flush()
 
 
+def _without_dots(path: Path) -> Path:
+    """A path of a manifest's media folder leads over `..`: where it ends is clearer."""
+    return path.resolve() if ".." in path.parts else path
+
+
 def _choose_tags(
     bags: MediaBags,
     indices: Sequence[int],
@@ -263,7 +270,7 @@ def _choose_tags(
         rows.append(
             {
                 "id": bags.ids[index],
-                "path": readable(str(bags.paths[index])),
+                "path": readable(str(_without_dots(bags.paths[index]))),
                 "tags": [words[label] for label in bag_labels[:count].tolist()],
                 "probabilities": [round(value, 6) for value in bag_values[:count].tolist()],
             }

@@ -19,8 +19,8 @@ from torch import Tensor
 from truetag.data.batches import FeatureBags, PhotoBags, frame_indices
 from truetag.data.labels import caption_words
 from truetag.io.tensors import State, read_tensors, write_tensors
-from truetag.io.terminal import Progress, tell
-from truetag.label_noise.heads import out_of_sample_logits
+from truetag.io.terminal import Progress
+from truetag.label_noise.heads import NUM_FOLDS, out_of_sample_logits
 from truetag.label_noise.relabelling import (
     LogitMoments,
     calibrated_logits,
@@ -131,9 +131,11 @@ def learn_from_features(
     note: dict[str, Any] = {"chosen": {}, "messages": []}
     targets = None
     if captions is not None and len(np.unique(captions.bags)) >= 2:
-        tell("asking of each caption whether it belongs to its photo")
         shares = _naming_shares(captions, labels)
-        logits = out_of_sample_logits(features, shares, groups=groups, seed=config.seed).cpu()
+        with Progress("asking of each caption whether it belongs to its photo", NUM_FOLDS) as progress:
+            logits = out_of_sample_logits(
+                features, shares, groups=groups, seed=config.seed, on_fold=progress.advance
+            ).cpu()
         validity = caption_validity(logits, captions.words, captions.bags, groups, config.seed)
         state["validity"] = torch.from_numpy(validity.probabilities)
         note["share_of_valid_captions"] = validity.share
@@ -156,13 +158,16 @@ def learn_from_features(
             groups=groups,
             num_errors=num_errors,
             seed=config.seed,
-            on_compared=lambda compared: progress.advance(1, describe(compared)),
+            on_compared=lambda compared: progress.advance(1, f"tried {describe(compared)}"),
         )
     settings = choice.settings
     note |= {"held_out_ap": choice.scores, "reason": choice.reason, "train_on_posterior": settings.train_on_posterior}
     note["messages"].append(f"chosen: {choice.reason}")
     if targets is None and choice.scores:  # as `NoisyLabelClassifier` does, whatever was chosen
-        calibrated = calibrated_logits(features, labels, settings, groups=groups, seed=config.seed)
+        with Progress("estimating the rates of wrong tags", NUM_FOLDS) as progress:
+            calibrated = calibrated_logits(
+                features, labels, settings, groups=groups, seed=config.seed, on_fold=progress.advance
+            )
         rates, moments = calibrated.calibration, moments_of(calibrated.logits)
         state |= {"missing": rates.missing, "incorrect": rates.incorrect}
         state |= {"logit_mean": moments.mean, "logit_deviation": moments.deviation}

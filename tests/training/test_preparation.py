@@ -21,7 +21,8 @@ def test_words_that_can_hardly_be_learnt_are_told_with_their_counts(capsys):
     assert capsys.readouterr().err.splitlines() == [
         "warning: 2 of 6 words are never present: d (0), e (0)",
         "warning: 2 of 6 words are present in every row: a (40), f (12)",
-        "warning: 1 of 6 words are present fewer than 10 times: c (3)",
+        "warning: 1 of 6 words are present fewer than 10 times: c (3); "
+        "`truetag vocabulary --min-count` leaves such words out",
     ]
     table = [line.split("\t") for line in count_labels(labels, vocabulary).splitlines()]
     assert table[0] == ["word", "present", "absent", "unknown"]

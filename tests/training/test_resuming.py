@@ -264,7 +264,7 @@ def test_the_last_n_checkpoints_and_their_best_epochs_are_kept(tmp_path):
     folder = CheckpointFolder(tmp_path, 60.0)
     weights = {"w": torch.arange(3.0)}
     for epoch in range(1, 6):
-        position = Position(stage=1, epoch=epoch, step=epoch, best_epoch=epoch // 2, best_ap=0.1)
+        position = Position(stage=1, epoch=epoch, step=epoch, best_epoch=epoch // 2, best_score=0.1)
         folder.save(Checkpoint(position, weights, {}, {}, {"x": epoch}))
     (tmp_path / ".half.new.safetensors").write_text("x")
     best = {"w": torch.zeros(3)}

@@ -33,7 +33,8 @@ class Position:
     """Sum of the losses of the steps of this epoch."""
     best_epoch: int = 0
     """0 is the state that the stage began with."""
-    best_ap: float = -1.0
+    best_score: float = -1.0
+    """Of that epoch; the higher the better."""
 
 
 @dataclass(frozen=True)

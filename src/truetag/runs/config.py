@@ -4,7 +4,8 @@ import dataclasses
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_origin
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from truetag import optimisation
 from truetag.errors import InputError
@@ -143,18 +144,37 @@ class TrainConfig:
             raise InputError(f"{name}: expected {expected}, got {value!r}")
 
 
-def config_from_dict(values: dict[str, Any]) -> TrainConfig:
+Config = TypeVar("Config")
+
+
+def require_same(before: Any, now: Any, folder: Path) -> None:
+    """Refuse to go on with other settings than a run was begun with.
+
+    Raises:
+        InputError: a setting that changes what is learnt differs.
+    """
+    for field in dataclasses.fields(now):
+        old, new = getattr(before, field.name), getattr(now, field.name)
+        if old != new and field.name not in MACHINE_SETTINGS:
+            raise InputError(f"resume: {folder} was begun with {field.name} {old!r}, now it is {new!r}")
+
+
+def config_from_dict(values: dict[str, Any], kind: type[Config] = TrainConfig) -> Config:
     """The config that `dataclasses.asdict` gave.
+
+    Args:
+        values: by the names of the settings.
+        kind: the class of the config.
 
     Raises:
         InputError: a name is not a setting, or a value has another type than its setting.
     """
-    types = {field.name: field.type for field in dataclasses.fields(TrainConfig)}
+    types = {field.name: field.type for field in dataclasses.fields(kind)}  # pyright: ignore[reportArgumentType]
     for name in values:
         if name not in types:
             close = difflib.get_close_matches(str(name)[:40], types, 1)
             raise InputError(f"{name!r:.60} is not a setting" + (f"; did you mean {close[0]!r}?" if close else ""))
-    return TrainConfig(**{name: _checked(name, types[name], value) for name, value in values.items()})
+    return kind(**{name: _checked(name, types[name], value) for name, value in values.items()})
 
 
 def _checked(name: str, kind: Any, value: Any) -> Any:

@@ -17,7 +17,8 @@ import importlib.metadata
 import json
 import platform
 import shutil
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,15 +143,10 @@ class Run:
         path = self.folder / "threshold.json"
         if not path.is_file():
             return None
-        value = _read_json(path).get("threshold")
+        value = read_json_object(path).get("threshold")
         if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
             raise InputError(f"{path}: threshold: expected a probability between 0 and 1, got {shown(value)}")
         return float(value)
-
-    def append_history(self, record: dict[str, Any]) -> None:
-        """Add one line to history.jsonl."""
-        with (self.folder / "history.jsonl").open("a") as file:
-            file.write(json.dumps(record) + "\n")
 
     def history(self) -> list[dict[str, Any]]:
         """The lines of history.jsonl, one per epoch.
@@ -194,16 +190,33 @@ def create_run(folder: Path, config: TrainConfig, vocabulary: Vocabulary, prepro
     Raises:
         InputError: it exists and is not empty.
     """
+    with new_folder(folder) as beside:
+        write_json(beside / "config.json", dataclasses.asdict(config))
+        write_json(beside / "preprocessing.json", dataclasses.asdict(preprocessing))
+        write_json(beside / "versions.json", versions())
+        write_vocabulary(beside / "vocabulary.tsv", vocabulary)
+    return Run(folder, config, vocabulary, preprocessing)
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Fill a folder that appears whole or not at all, at the end of the block.
+
+    Raises:
+        InputError: it exists and is not empty.
+    """
     require_new_folder(folder)
     beside = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(beside, ignore_errors=True)  # of a process that was killed here
     beside.mkdir(parents=True)
-    write_json(beside / "config.json", dataclasses.asdict(config))
-    write_json(beside / "preprocessing.json", dataclasses.asdict(preprocessing))
-    write_json(beside / "versions.json", versions())
-    write_vocabulary(beside / "vocabulary.tsv", vocabulary)
+    yield beside
     beside.replace(folder)
-    return Run(folder, config, vocabulary, preprocessing)
+
+
+def append_history(folder: Path, record: dict[str, Any]) -> None:
+    """Add one line to the history.jsonl of a run."""
+    with (folder / "history.jsonl").open("a") as file:
+        file.write(json.dumps(record) + "\n")
 
 
 def is_run(folder: Path) -> bool:
@@ -231,7 +244,8 @@ def require_new_folder(folder: Path) -> None:
     except UnicodeEncodeError:
         raise InputError(f"out: the name {str(folder)!a} is not UTF-8") from None
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        unfinished = (folder / "config.json").is_file() and not (folder / "classifier.safetensors").is_file()
+        results = (folder / f"{name}.safetensors" for name in ("classifier", "captioner"))
+        unfinished = is_run(folder) and not any(result.is_file() for result in results)
         hint = "an unfinished run: give --resume to go on with it, or" if unfinished else "give"
         raise InputError(f"out: {folder} exists already; {hint} a new folder")
 
@@ -262,7 +276,7 @@ def requested_config(run: Run) -> TrainConfig:
     path = run.folder / "chosen.json"
     if not path.is_file():
         return run.config
-    requested = _read_json(path).get("requested")
+    requested = read_json_object(path).get("requested")
     if not isinstance(requested, dict):
         raise InputError(f"{path}: expected the settings that were requested, got {shown(requested)}")
     try:
@@ -278,7 +292,7 @@ def versions() -> dict[str, str]:
 
 
 def _read_config(path: Path) -> TrainConfig:
-    values = _read_json(path)
+    values = read_json_object(path)
     if missing := [name for name in ("backbone", "resolution", "pooling") if name not in values]:
         raise InputError(f"{path}: expected the settings of a run, {', '.join(missing)} among them")
     try:
@@ -288,7 +302,7 @@ def _read_config(path: Path) -> TrainConfig:
 
 
 def _read_preprocessing(path: Path) -> Preprocessing:
-    values = _read_json(path)
+    values = read_json_object(path)
     names = [field.name for field in dataclasses.fields(Preprocessing)]
     if set(values) != set(names):
         raise InputError(f"{path}: expected {', '.join(names)}, got {shown(sorted(values))}")
@@ -305,7 +319,12 @@ def _read_preprocessing(path: Path) -> Preprocessing:
     return Preprocessing(side, tuple(values["mean"]), tuple(values["std"]), interpolation)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The content of a small file of a run.
+
+    Raises:
+        InputError: it is missing or no JSON object.
+    """
     require_file(path, "file of a run")
     content = path.read_bytes()
     require_text(path, content[:64])

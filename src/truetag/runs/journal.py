@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -10,19 +11,25 @@ from torch.utils.tensorboard import SummaryWriter
 from truetag.errors import InputError
 from truetag.io.files import write_json, write_text
 from truetag.runs.checkpoints import Checkpoint, CheckpointFolder
-from truetag.runs.folder import Run
+from truetag.runs.folder import append_history
 
 Epoch = dict[str, Any]
 """One line of the history."""
 
 
 class Journal:
-    """The records of one run; of several processes only one `writes`."""
+    """The records of one run; of several processes only one `writes`.
 
-    def __init__(self, run: Run, writes: bool) -> None:
-        self.run, self.writes = run, writes
+    Args:
+        folder: the run's.
+        checkpoint_seconds: the time between two checkpoints.
+        writes: whether this process writes.
+    """
+
+    def __init__(self, folder: Path, checkpoint_seconds: float, writes: bool = True) -> None:
+        self.folder, self.writes = folder, writes
         self.history: list[Epoch] = []
-        self.checkpoints = CheckpointFolder(run.folder / "checkpoints", run.config.checkpoint_seconds)
+        self.checkpoints = CheckpointFolder(folder / "checkpoints", checkpoint_seconds)
         self.resumed: Checkpoint | None = None
         self.origin: dict[str, str | None] = {}
         self._board: SummaryWriter | None = None
@@ -54,11 +61,11 @@ class Journal:
             note = self.resumed.note
             for what, fingerprint in origin.items():
                 if note["origin"].get(what) != fingerprint:
-                    raise InputError(f"resume: {what} is not what {self.run.folder} was begun with")
+                    raise InputError(f"resume: {what} is not what {self.folder} was begun with")
             records, skipped = note["history"], note["skipped"]
         if self.writes:
-            write_text(self.run.folder / "history.jsonl", "")
-            shutil.rmtree(self.run.folder / "tensorboard", ignore_errors=True)
+            write_text(self.folder / "history.jsonl", "")
+            shutil.rmtree(self.folder / "tensorboard", ignore_errors=True)
         for record in records:
             self.log(record)
         return skipped
@@ -72,9 +79,9 @@ class Journal:
         self.history.append(record)
         if not self.writes:
             return
-        self.run.append_history(record)
+        append_history(self.folder, record)
         if self._board is None:
-            self._board = SummaryWriter(str(self.run.folder / "tensorboard"))
+            self._board = SummaryWriter(str(self.folder / "tensorboard"))
         for name in record.keys() - {"stage", "epoch"}:
             self._board.add_scalar(f"stage{record['stage']}/{name}", record[name], record["epoch"])
 
@@ -92,7 +99,7 @@ class Journal:
     def diverged(self, what: str, ids: Sequence[str]) -> InputError:
         """The error that names the batch at which training broke down; all its ids go to diverged.json."""
         if self.writes:
-            write_json(self.run.folder / "diverged.json", {"what": what, "ids": list(ids)})
+            write_json(self.folder / "diverged.json", {"what": what, "ids": list(ids)})
         some = ", ".join(map(repr, ids[:8])) + (f" and {len(ids) - 8} more (diverged.json)" if len(ids) > 8 else "")
         return InputError(
             f"{what}; its batch: {some}. Look at these rows, or begin a new run with a lower learning_rate; the "

@@ -134,8 +134,8 @@ def warn_of_labels(labels: Int8[Tensor, "N K"], vocabulary: Vocabulary) -> None:
         if words:
             others = f" and {len(words) - _NAMED_IN_WARNING} more" if len(words) > _NAMED_IN_WARNING else ""
             named = ", ".join(words[:_NAMED_IN_WARNING]) + others
-            advice = "a vocabulary with a higher --min-count leaves rare words out"
-            tell(f"warning: {len(words)} of {len(vocabulary)} words are {problem}: {named}; {advice}")
+            advice = "; `truetag vocabulary --min-count` leaves such words out" if "fewer" in problem else ""
+            tell(f"warning: {len(words)} of {len(vocabulary)} words are {problem}: {named}{advice}")
 
 
 class _Features(NamedTuple):

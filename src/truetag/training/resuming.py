@@ -6,7 +6,7 @@ from pathlib import Path
 from truetag.errors import InputError
 from truetag.io.text import one_line
 from truetag.models.classifier import Classifier
-from truetag.runs.config import MACHINE_SETTINGS, TrainConfig
+from truetag.runs.config import TrainConfig, require_same
 from truetag.runs.folder import Run, open_run, requested_config
 
 STAGE1_SETTINGS = (
@@ -25,11 +25,7 @@ def stopped_run(out: Path, config: TrainConfig, words: tuple[str, ...]) -> Run:
     if run.vocabulary.words != words:
         counts = f"{len(run.vocabulary)} words, now {len(words)}"
         raise InputError(f"resume: {out} was begun with another vocabulary ({counts})")
-    before = requested_config(run)
-    for field in dataclasses.fields(config):
-        old, new = getattr(before, field.name), getattr(config, field.name)
-        if old != new and field.name not in MACHINE_SETTINGS:
-            raise InputError(f"resume: {out} was begun with {field.name} {old!r}, now it is {new!r}")
+    require_same(requested_config(run), config, out)
     return dataclasses.replace(run, config=config)
 
 

@@ -209,8 +209,8 @@ class Stage:
                 **_mean_rates(self.network.noise_model),
             }
         )
-        if validation_ap > position.best_ap or self.config.select == "last":
-            position.best_epoch, position.best_ap = position.epoch, validation_ap
+        if validation_ap > position.best_score or self.config.select == "last":
+            position.best_epoch, position.best_score = position.epoch, validation_ap
             self.best = _copy(trained_state(self.network, self.config.freeze_backbone))
         position.epoch, position.step, position.total_loss = position.epoch + 1, 0, 0.0
 

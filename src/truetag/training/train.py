@@ -86,7 +86,7 @@ def train(
         elif stopped.is_finished:
             tell(f"{out} is finished already")
             if writes:
-                Journal(stopped, writes).checkpoints.clear()  # it may have been killed just before this
+                Journal(out, config.checkpoint_seconds).checkpoints.clear()  # it may have been killed just before this
             return stopped
         inputs = _gather_inputs(config, data, words, reading, accelerator.device)
         bags = prepare_data(inputs)
@@ -96,14 +96,14 @@ def train(
         if stopped is None and writes:
             run = create_run(out, config, words, inputs.preprocessing)
             stack.enter_context(lock_run(out))
-        journal = stack.enter_context(Journal(run, writes))
+        journal = stack.enter_context(Journal(run.folder, config.checkpoint_seconds, writes))
         origin = {
             "the training data": bags.fingerprint(),
             "--from": None if taken_over is None else taken_over.fingerprint,
         }
         bags.skips.restore(journal.begin(origin, stopped is not None))
-        targets = _learn_targets(inputs, bags, journal)
-        training = _Training(inputs.classifier, bags, targets.config, accelerator, journal)
+        targets = _learn_targets(inputs, bags, run, writes)
+        training = _Training(run, inputs.classifier, bags, targets.config, accelerator, journal)
         noise_model = training.run_stages(None if taken_over is None else taken_over.history)
         if targets.logit_moments is not None and config.freeze_backbone and config.pooling == "mean":
             match_logits(inputs.classifier.head, training.training_logits(), targets.logit_moments)
@@ -160,9 +160,15 @@ def _take_over_stage1(inputs: TrainingInputs, start_from: Path) -> _TakenOver:
     return _TakenOver(history, digest_state(trained_state(inputs.classifier, inputs.config.freeze_backbone)))
 
 
-def _learn_targets(inputs: TrainingInputs, bags: TrainingData, journal: Journal) -> Targets:
-    """Warn of labels, learn what the settings leave open, and record it in the run folder."""
-    run, writes = journal.run, journal.writes
+def _learn_targets(inputs: TrainingInputs, bags: TrainingData, run: Run, writes: bool) -> Targets:
+    """Warn of labels, learn what the settings leave open, and record it in the run folder.
+
+    Args:
+        inputs: the classifier and the settings.
+        bags: the bags.
+        run: its folder gets the record.
+        writes: whether this process writes.
+    """
     if writes:
         warn_of_labels(bags.train.labels, inputs.vocabulary)
         write_text(run.folder / "labels.tsv", count_labels(bags.train.labels, inputs.vocabulary))
@@ -178,6 +184,7 @@ def _learn_targets(inputs: TrainingInputs, bags: TrainingData, journal: Journal)
 class _Training:
     """Both stages, or what of them is not done yet."""
 
+    run: Run
     classifier: Classifier
     data: TrainingData
     config: TrainConfig
@@ -196,7 +203,7 @@ class _Training:
                 for record in stage1_history:
                     journal.log(record)
             if journal.writes:
-                journal.run.save_state("stage1", trained_state(classifier, config.freeze_backbone))
+                self.run.save_state("stage1", trained_state(classifier, config.freeze_backbone))
         if not config.stage2_epochs:
             return None
         noise_model = make_noise_model(

@@ -20,6 +20,7 @@ ROOMS = [
     "models",
     "training",
     "prediction",
+    "captioning",
     "evaluate",
     "reports",
     "paper",
@@ -37,7 +38,7 @@ ROOM_OF_FILE = dict.fromkeys(LAW, "law") | {
 MAY_NAME_TRUE_LABELS = {
     # the file format, what writes it, and the one reader of labels
     *("data.rows", "data.labels", "data.readers", "data.columns", "data.table_rows", "data.imports", "data.importing"),
-    *("data.corruption", "evaluate", "compare"),
+    *("data.corruption", "evaluate", "compare", "captioning.evaluate"),
     *("reports", "demo"),
 }
 READERS_OF_TRUE_LABELS = {"data.labels", "data.corruption", "evaluate", "compare", "reports", "demo"}
@@ -167,7 +168,9 @@ def test_nothing_is_unpickled():
             match ast.unparse(call.func):
                 case "torch.load":
                     assert "weights_only=True" in ast.unparse(call), name
-                case "np.load" | "numpy.load" | "accelerator.load_state":
+                case "np.load" | "numpy.load":
+                    assert "allow_pickle=False" in ast.unparse(call), name
+                case "accelerator.load_state":
                     raise AssertionError(name)
 
 

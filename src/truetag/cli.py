@@ -121,6 +121,24 @@ COMMANDS = {
         "tag photos, folders or manifests",
         lambda num_tagged: None,
     ),
+    "caption train": Command(
+        "truetag.captioning.train:train_captioner",
+        ("data",),
+        "train a captioner on the concepts of a run's frames, or on features",
+        lambda captioner: f"captioner: {captioner.folder}",
+    ),
+    "caption write": Command(
+        "truetag.captioning.write:write_captions",
+        ("captioner", "inputs"),
+        "write a sentence for each photo or clip",
+        lambda num_written: None,
+    ),
+    "caption evaluate": Command(
+        "truetag.captioning.evaluate:evaluate_captions",
+        ("captioner", "data"),
+        "score a captioner's sentences: BLEU, METEOR, ROUGE-L, CIDEr",
+        lambda metrics: importlib.import_module("truetag.captioning.evaluate").format_scores(metrics),
+    ),
     "reproduce": Command(
         "truetag.paper.reproduce:reproduce", ("target",), "reproduce the paper's tables and figures", str
     ),
@@ -138,7 +156,9 @@ RECIPE_SUMMARIES = {
     "mil-nmn-fd": "like nmn-fd, with noisy-OR",
     "paper-RECIPE": "any of the last eight with the paper's network and schedule: paper-mlcn ..",
 }
+_GROUPS = ("import", "caption")
 _RESUMED_BY = {
+    "caption": "; `caption train` goes on with --resume",
     "train": "; the same command with --resume goes on",
     "predict": "; the same command goes on",
     "tag": "; the same command goes on",
@@ -191,12 +211,12 @@ def run_command(arguments: Sequence[str]) -> int:
     if arguments[0] == "--version":
         print(importlib.import_module("truetag").__version__)
         return 0
-    width = 2 if arguments[0] == "import" else 1
+    width = 2 if arguments[0] in _GROUPS else 1
     name, rest = " ".join(arguments[:width]), arguments[width:]
     if name not in COMMANDS:
-        if name in ("import", "import -h", "import --help"):
-            print(_overview("import"))
-            return 0 if width == len(arguments) and name != "import" else 2
+        if arguments[0] in _GROUPS and rest == [] and name.removeprefix(arguments[0]) in ("", " -h", " --help"):
+            print(_overview(arguments[0]))
+            return 0 if width == len(arguments) else 2
         close = difflib.get_close_matches(name, COMMANDS, 1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise InputError(f"there is no command {name!r}{hint}; `truetag --help` lists the commands")

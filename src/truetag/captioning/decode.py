@@ -165,5 +165,5 @@ def _best_score(sentence: Sentence | None, decoding: Decoding) -> float:
     return -torch.inf if sentence is None else _score(sentence, decoding)
 
 
-def _select(state: State, rows: Int64[Tensor, "M"]) -> State:
+def _select(state: State, rows: Int64[Tensor, "M"]) -> tuple[Float[Tensor, "1 M H"], Float[Tensor, "1 M H"]]:
     return state[0][:, rows], state[1][:, rows]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from truetag.data.words import tokenise
 from truetag.errors import InputError
 from truetag.io.terminal import Progress
+from truetag.io.text import shown
 
 PARTS_OF_SPEECH = ("VB", "NN", "JJ", "DT", "PRP", "IN", "Others")
 UNTAGGED = "-"
@@ -44,6 +45,19 @@ TagWords = Callable[[Mapping[str, Sequence[str]]], dict[str, str]]
 def closed_class(word: str) -> str | None:
     """The part of speech of a closed-class word or a number; None for every other word."""
     return "Others" if word.isdecimal() else CLOSED_WORDS.get(word)
+
+
+def parse_parts(keep: str) -> frozenset[str]:
+    """The parts of speech in a text such as "NN,JJ".
+
+    Raises:
+        InputError: one of them is none.
+    """
+    names = {name.upper(): name for name in PARTS_OF_SPEECH}
+    asked = [part.strip() for part in keep.split(",")]
+    if wrong := [part for part in asked if part.upper() not in names]:
+        raise InputError(f"keep: expected some of {','.join(PARTS_OF_SPEECH)}, got {shown(wrong[0])}")
+    return frozenset(names[part.upper()] for part in asked)
 
 
 def tag_with_spacy(contexts: Mapping[str, Sequence[str]]) -> dict[str, str]:

@@ -21,6 +21,7 @@ from truetag.data.parts_of_speech import (
     UNTAGGED,
     TagWords,
     closed_class,
+    parse_parts,
     tag_with_spacy,
 )
 from truetag.data.word_changes import WordChanges, read_changes
@@ -299,7 +300,7 @@ def make_vocabulary(
     table = WordChanges() if changes is None else read_changes(changes)
     listed = () if words is None else read_vocabulary(words).words
     stopped = _read_stop_words(stop_words)
-    kept = WordSelection.keep if keep is None else _parse_keep(keep)
+    kept = WordSelection.keep if keep is None else parse_parts(keep)
     content = read_manifest(manifest)
     if split is None and "train" in content.rows.unique("split"):
         split = "train"
@@ -342,14 +343,6 @@ def describe_changes(before: Vocabulary, after: Vocabulary) -> str:
             names = f" (with {', '.join(aliases[word])})" if aliases.get(word) else ""
             lines.append(f"{word}: {old.get(word, 'not in it')} -> {new.get(word, 'left out')}{names}")
     return "\n".join([*lines, f"{len(before)} words before, {len(after)} after"])
-
-
-def _parse_keep(keep: str) -> frozenset[str]:
-    names = {name.upper(): name for name in PARTS_OF_SPEECH}
-    asked = [part.strip() for part in keep.split(",")]
-    if wrong := [part for part in asked if part.upper() not in names]:
-        raise InputError(f"keep: expected some of {','.join(PARTS_OF_SPEECH)}, got {shown(wrong[0])}")
-    return frozenset(names[part.upper()] for part in asked)
 
 
 def _read_stop_words(stop_words: Literal["english"] | Path | None) -> frozenset[str]:

@@ -72,6 +72,16 @@ class MediaFiles:
         """
         return check_file(self.paths[index], self.roots[index])
 
+    def signatures(self) -> Iterator[str]:
+        """The path, size and time of each file: what changes when a file does."""
+        for path in self.paths:
+            try:
+                status = path.stat()
+                signature = f"{status.st_size} {status.st_mtime_ns}"
+            except (OSError, ValueError):
+                signature = "none"
+            yield json.dumps([str(path), signature])
+
     def skip(self, index: int, reason: object) -> "Skipped":
         """The entry of one file in a `SkipList`."""
         return Skipped(self.ids[index], self.paths[index], str(reason))

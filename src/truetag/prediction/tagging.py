@@ -35,7 +35,6 @@ from truetag.runs.folder import Run, open_run
 MANIFEST_SUFFIXES = (".jsonl", ".parquet")
 _FLUSH_SECONDS = 10.0
 _NAMED_WORDS = 5
-_RUN_FILES = ("config.json", "classifier.safetensors", "backbone.safetensors", "preprocessing.json", "vocabulary.tsv")
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ def predict(
     opened = open_run(run)
     opened.require_finished()
     skips = SkipList(reading.max_skipped)
-    bags = _list_bags(opened, inputs, split, reading, skips)
+    bags = list_bags(opened, inputs, split, reading, skips)
     choice = _make_choice(opened, threshold, top_k, function_words)
     with PartialTable(out, _fingerprint(opened, bags, choice), skips) as table:
         _tag(opened, bags, choice, table, reading)
@@ -142,7 +141,7 @@ def _make_choice(run: Run, threshold: float | None, top_k: int | None, function_
     return _Choice(threshold, min(top_k or len(labels), len(labels)), labels)
 
 
-def _list_bags(run: Run, inputs: Sequence[Path], split: str | None, reading: Reading, skips: SkipList) -> MediaBags:
+def list_bags(run: Run, inputs: Sequence[Path], split: str | None, reading: Reading, skips: SkipList) -> MediaBags:
     """The bags of all inputs; a clip that cannot be used is an empty bag.
 
     Args:
@@ -192,16 +191,8 @@ def _fingerprint(run: Run, bags: MediaBags, choice: _Choice) -> str:
     def parts() -> Iterator[str | bytes]:
         yield json.dumps([choice.threshold, choice.top_k, choice.labels, BATCH_SIZE, bags.ids])
         yield bags.starts.tobytes()
-        for name in _RUN_FILES:
-            if (run.folder / name).is_file():
-                yield (run.folder / name).read_bytes()
-        for path in bags.frames.paths:
-            try:
-                status = path.stat()
-                signature = f"{status.st_size} {status.st_mtime_ns}"
-            except (OSError, ValueError):
-                signature = "none"
-            yield json.dumps([str(path), signature])
+        yield from run.parts()
+        yield from bags.frames.signatures()
 
     return fingerprint(parts())
 

@@ -34,6 +34,7 @@ from truetag.io.text import decode, parse_line, require_file, require_text, show
 from truetag.media.photos import Preprocessing
 from truetag.runs.config import TrainConfig, config_from_dict
 
+_PREDICTING = ("config.json", "classifier.safetensors", "backbone.safetensors", "preprocessing.json", "vocabulary.tsv")
 _BACKBONE = "backbone."  # how the names of its tensors begin
 
 
@@ -101,6 +102,12 @@ class Run:
                 )
             state |= self.load_state("backbone")
         return state
+
+    def parts(self) -> Iterator[bytes]:
+        """The content of all files that predictions depend on."""
+        for name in _PREDICTING:
+            if (self.folder / name).is_file():
+                yield (self.folder / name).read_bytes()
 
     def has_state(self, name: str) -> bool:
         """Whether NAME.safetensors is there."""

@@ -47,7 +47,7 @@ def train(clips: Path, out: Path, resume: bool = False, **settings) -> Captioner
 
 @pytest.fixture(scope="module")
 def captioner(clips: Path) -> CaptionerFolder:
-    return train(clips, clips / "captioner")
+    return train(clips, clips / "captioner", epochs=30)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -138,7 +138,7 @@ def test_the_epoch_that_is_kept(clips, tmp_path):
 
 def test_captions_and_features_that_cannot_be_used(clips, tmp_path, capsys):
     rows = [
-        {"id": "clip0", "image": "a.jpg", "captions": ["A dog runs.", " ", "?!"], "split": "train"},
+        {"id": "clip0", "image": "a.jpg", "captions": ["A dog runs.", " ", "?"], "split": "train"},
         {"id": "clip1", "image": "a.jpg", "captions": ["zebra", "a dog " * 200], "split": "train"},
         {"id": "clip2", "image": "a.jpg", "captions": [], "split": "train"},
         {"id": "clip3", "image": "a.jpg", "captions": ["a dog", "dog runs", "a cat"], "split": "train"},

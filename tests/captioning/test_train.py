@@ -47,7 +47,7 @@ def train(clips: Path, out: Path, resume: bool = False, **settings) -> Captioner
 
 @pytest.fixture(scope="module")
 def captioner(clips: Path) -> CaptionerFolder:
-    return train(clips, clips / "captioner", epochs=30)
+    return train(clips, clips / "captioner", state_size=64, frame_size=32, dropout=0.0, epochs=20)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

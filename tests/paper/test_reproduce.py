@@ -6,11 +6,13 @@ import re
 import matplotlib.figure
 import pytest
 
+from truetag.captioning.folder import open_captioner
 from truetag.cli import main
 from truetag.data.manifest import iterate_rows
 from truetag.demo.moving_scenes import draw_clips
 from truetag.demo.scenes import draw_scenes
-from truetag.paper.tables import TABLE1
+from truetag.paper import captioners
+from truetag.paper.tables import CAPTION_COLUMNS, TABLE1
 from truetag.reports.figures import plot_gradients
 from truetag.runs.folder import open_run
 
@@ -107,7 +109,9 @@ def test_figure_4_shows_photos_of_the_test_split(coco, tmp_path, capsys):
     assert page.count("data:image/png;base64") == 2
 
 
-def test_table_3_from_clips_laid_out_like_msrvtt(tmp_path, capsys):
+@pytest.fixture
+def msrvtt(tmp_path):
+    """Drawn clips with the files and names of MSR-VTT."""
     rows = list(iterate_rows(draw_clips(tmp_path / "drawn", 6, 4, 0, size=32, frames_per_scene=3)))
     (tmp_path / "TrainValVideo").mkdir()
     videos, sentences = [], []
@@ -118,8 +122,12 @@ def test_table_3_from_clips_laid_out_like_msrvtt(tmp_path, capsys):
         sentences += [{"video_id": f"video{number}", "caption": caption} for caption in row["captions"]]
     content = json.dumps({"videos": videos, "sentences": sentences})
     (tmp_path / "train_val_videodatainfo.json").write_text(content)
+    return tmp_path
+
+
+def test_table_3_from_clips_laid_out_like_msrvtt(msrvtt, tmp_path, capsys):
     out = tmp_path / "out"
-    command = ["reproduce", "table3", "--data", str(tmp_path), "--out", str(out), *SMALL, "--num-frames", "4"]
+    command = ["reproduce", "table3", "--data", str(msrvtt), "--out", str(out), *SMALL, "--num-frames", "4"]
     assert main([*command, "--cache", str(tmp_path / "cache")]) == 0
     assert "8 runs on 6 clips" in capsys.readouterr().err
     lines = json.loads((out / "table3.json").read_text())
@@ -130,9 +138,71 @@ def test_table_3_from_clips_laid_out_like_msrvtt(tmp_path, capsys):
     assert open_run(out / "runs" / "msrvtt-swap0-frame" / "mlcn").config.batch_size == 4
 
 
+def test_table_4_is_gone_on_with_and_shares_the_runs_of_table_3(msrvtt, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "out"
+    small = [
+        "--captioner",
+        "epochs",
+        "15",
+        "batch_size",
+        "1",
+        "learning_rate",
+        "0.02",
+        "state_size",
+        "16",
+        "word_size",
+        "8",
+    ]
+    settings = [*SMALL, "--num-frames", "4", "--cache", str(tmp_path / "cache")]
+    command = ["reproduce", "table4", "--data", str(msrvtt), "--out", str(out), *settings, *small]
+    assert main([*command, "--plan-only"]) == 0
+    plan = capsys.readouterr().err
+    assert "4 runs on 6 clips" in plan
+    assert "3 captioners with" in plan
+    assert not out.exists()
+    train = captioners.train_captioner
+
+    def interrupted(config, data, folder, **rest):
+        if folder.name == "mil-nmn-fi":
+            raise KeyboardInterrupt
+        return train(config, data, folder, **rest)
+
+    monkeypatch.setattr(captioners, "train_captioner", interrupted)
+    assert main(command) == 130
+    folder = out / "runs" / "msrvtt-swap0" / "captioners" / "mil-star"
+    finished = (folder / "captioner.safetensors").stat().st_mtime_ns
+    monkeypatch.setattr(captioners, "train_captioner", train)
+    capsys.readouterr()
+    assert main(command) == 0
+    printed = capsys.readouterr()
+    assert "2 captioners with" in printed.err
+    assert (folder / "captioner.safetensors").stat().st_mtime_ns == finished
+    lines = json.loads((out / "table4.json").read_text())
+    assert [line["model"] for line in lines[:3]] == ["MIL*", "MIL-FI", "MIL-FD"]
+    assert all(len(line["ours"]) == 4 and line["ours"][2] > 0 for line in lines[:3])
+    assert [line["ours"] for line in lines[3:]] == [None] * 8
+    assert "| MIL-FI | paper | 36.50 | 36.20 | 58.30 | 26.40 |" in printed.out
+    page = (out / "index.html").read_text()
+    assert all(f"<th>{column}</th>" in page for column in CAPTION_COLUMNS)
+    assert open_captioner(folder).config.select == "last"
+    assert main([*command[:-1], "9"]) == 2
+    assert "was begun with word_size 8, got 9" in capsys.readouterr().err
+    assert main(["reproduce", "table3", "--data", str(msrvtt), "--out", str(out), *settings, "--plan-only"]) == 0
+    assert "4 runs on 6 clips" in capsys.readouterr().err  # the other four are those of table 4
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (
+            ["table1", "--data", "EMPTY", "--captioner", "epochs", "2"],
+            "captioner: expected with table4 only, got table1",
+        ),
+        (
+            ["table4", "--data", "EMPTY", "--captioner", "epoch", "2"],
+            "'epoch' is not a setting; did you mean 'epochs'?",
+        ),
+        (["table4", "--data", "EMPTY", "--captioner", "epochs", "x"], "captioner: epochs: expected a whole number"),
         (["table1"], "data: table1 needs the folder of the official files"),
         (["table1", "--data", "EMPTY"], "captions_train2014.json, got no such file"),
         (["table3", "--data", "EMPTY"], "train_val_videodatainfo.json, got no such file"),

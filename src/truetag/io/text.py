@@ -160,6 +160,17 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
     return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
+def duration(seconds: float) -> str:
+    """A time as a person reads it.
+
+    >>> duration(12.3), duration(600), duration(9000)
+    ('12 s', '10 min', '2.5 h')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def file_size(size: int) -> str:
     """A number of bytes as a person reads it."""
     return f"{math.ceil(size / 1e5) / 10:.1f} MB" if size < 1e9 else f"{size / 1e9:.1f} GB"

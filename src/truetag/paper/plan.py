@@ -12,7 +12,7 @@ import torch
 
 from truetag.data.manifest import read_manifest
 from truetag.data.vocabulary import read_vocabulary
-from truetag.io.text import file_size
+from truetag.io.text import duration, file_size
 from truetag.losses import q_likelihood
 from truetag.media.files import Reading
 from truetag.models.backbones import load_backbone
@@ -171,7 +171,7 @@ def describe(
     unit = "clips" if num_frames > 1 else "photos"
     return (
         f"{len(jobs)} runs on {num_train:,} {unit} (and {num_validation:,} for validation, {num_test:,} for the test): "
-        f"about {_duration(seconds)} on this machine, not counting decoding, and {file_size(disk)} of disk"
+        f"about {duration(seconds)} on this machine, not counting decoding, and {file_size(disk)} of disk"
     )
 
 
@@ -180,9 +180,3 @@ def _time(work: Callable[[], None]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

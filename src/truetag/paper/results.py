@@ -15,7 +15,7 @@ from truetag.data.manifest import iterate_rows, read_manifest
 from truetag.data.vocabulary import read_vocabulary
 from truetag.io.text import counted
 from truetag.paper.plan import Reproduction
-from truetag.paper.tables import COLUMNS, TABLES, Row
+from truetag.paper.tables import CAPTION_COLUMNS, COLUMNS, TABLES, Row
 from truetag.reports.figures import plot_tagged_photos, save_figure
 from truetag.reports.page import inline_photo, write_page
 from truetag.reports.tagged_photos import tag_photos
@@ -26,6 +26,7 @@ TITLES = {
     "table1": "Table 1. COCO, AP by part of speech",
     "table2": "Table 2. COCO, captions swapped, AP by part of speech",
     "table3": "Table 3. MSR-VTT, validation clips, AP by part of speech",
+    "table4": "Table 4. MSR-VTT, validation clips, sentences of S2VT on concepts",
     "figure3": "Figure 3. Gradient of the loss on the logit",
     "figure4": "Figure 4. Photos with their words, trained on 40 % swapped captions",
 }
@@ -61,9 +62,14 @@ def _scores(reproduction: Reproduction, row: Row, recipe: RecipeName) -> list[fl
     return [None if value is None else 100 * value for value in [*parts, scores["count_mean_ap"]]]
 
 
-def as_markdown(lines: list[dict[str, Any]]) -> str:
+def columns_of(table: str) -> tuple[str, ...]:
+    """The columns of a table, by its name."""
+    return CAPTION_COLUMNS if table == "table4" else COLUMNS
+
+
+def as_markdown(lines: list[dict[str, Any]], columns: Sequence[str] = COLUMNS) -> str:
     """The lines of `compare` as a Markdown table."""
-    table = [f"| model | | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 2) + "|"]
+    table = [f"| model | | {' | '.join(columns)} |", "|---" * (len(columns) + 2) + "|"]
     for line in lines:
         level = "frame level: " if line["level"] == "frame" else ""
         for origin in ("paper", "ours") if line["ours"] else ("paper",):
@@ -105,9 +111,21 @@ def _describe_corpus(folder: Path) -> str:
     return ", ".join([*parts, counted(len(read_vocabulary(folder / "vocabulary.tsv")), "word")])
 
 
+def _main_first(values: Sequence[Any]) -> list[Any]:
+    """A row with "All" in front, which a phone shows first; that of Table 4 is as it was."""
+    return [*values[-1:], *values[:-1]] if len(values) == len(COLUMNS) else list(values)
+
+
 def write_index(out: Path) -> None:
     """Write one page with all results in the folder."""
-    tables = {TITLES[name]: json.loads(path.read_text()) for name in TABLES if (path := out / f"{name}.json").exists()}
+    tables = {
+        TITLES[name]: {"columns": _main_first(columns_of(name)), "lines": json.loads(path.read_text())}
+        for name in TABLES
+        if (path := out / f"{name}.json").exists()
+    }
+    for table in tables.values():
+        for line in table["lines"]:
+            line |= {key: _main_first(line[key]) for key in ("paper", "ours", "spread") if line.get(key)}
     figures = {
         TITLES[name]: inline_photo(path) for name in ("figure3", "figure4") if (path := out / f"{name}.png").exists()
     }
@@ -124,7 +142,6 @@ def write_index(out: Path) -> None:
     write_page(
         out / "index.html",
         "reproduction.html",
-        columns=COLUMNS,
         tables=tables,
         figures=figures,
         settings=settings,

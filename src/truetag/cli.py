@@ -139,6 +139,12 @@ COMMANDS = {
         "score a captioner's sentences: BLEU, METEOR, ROUGE-L, CIDEr",
         lambda metrics: importlib.import_module("truetag.captioning.evaluate").format_scores(metrics),
     ),
+    "caption show": Command(
+        "truetag.reports.captions:show_captions",
+        ("captioner", "data"),
+        "write a page with scored sentences beside their photos or clips",
+        lambda page: f"page: {page}",
+    ),
     "reproduce": Command(
         "truetag.paper.reproduce:reproduce", ("target",), "reproduce the paper's tables and figures", str
     ),

@@ -75,29 +75,34 @@ def test_greedy_takes_the_likeliest_word_each_time(captioner):
         assert sentence.words == words
 
 
-@pytest.mark.parametrize("length_penalty", [0.0, 1.0])
+@pytest.mark.parametrize("length_penalty", [0.0, 0.7, 1.0])
 def test_a_wide_beam_finds_the_best_of_all_sentences(captioner, length_penalty):
     frames, lengths = clips(4)
     decoding = Decoding(V**3, max_words=3, length_penalty=length_penalty)
     found = write_sentences(captioner, frames, lengths, decoding)
+    greedy = write_sentences(captioner, frames, lengths, Decoding(1, max_words=3))
     words = sorted(set(range(V)) - {END, UNKNOWN})
     for clip, sentence in enumerate(found):
         everything = [list(some) for n in range(4) for some in itertools.product(words, repeat=n)]
-        scores = [
-            log_probability(captioner, frames[clip, : lengths[clip]], some) / (len(some) + 1) ** length_penalty
-            for some in everything
-        ]
+        values = [(log_probability(captioner, frames[clip, : lengths[clip]], some), len(some)) for some in everything]
+        least = greedy[clip].log_probability - 1e-5
+        best = max(value / (length + 1) ** length_penalty for value, length in values if value >= least)
         score = sentence.log_probability / (len(sentence.words) + 1) ** length_penalty
-        assert score == pytest.approx(max(scores), abs=1e-4)
+        assert score == pytest.approx(best, abs=1e-4)
 
 
-def test_a_beam_is_never_less_probable_than_greedy(captioner):
+@pytest.mark.parametrize("length_penalty", [0.0, 1.0])
+def test_a_beam_is_never_less_probable_than_greedy(captioner, length_penalty):
     frames, lengths = clips(200)
     greedy = write_sentences(captioner, frames, lengths, Decoding(1, max_words=8))
     for beam in (2, 3, 5):
-        wide = write_sentences(captioner, frames, lengths, Decoding(beam, max_words=8))
-        assert all(b.log_probability >= g.log_probability for b, g in zip(wide, greedy, strict=True))
-        assert any(b.log_probability > g.log_probability + 1e-3 for b, g in zip(wide, greedy, strict=True))
+        wide = write_sentences(captioner, frames, lengths, Decoding(beam, 8, length_penalty))
+        pairs = list(zip(wide, greedy, strict=True))
+        assert all(b.log_probability >= g.log_probability for b, g in pairs)
+        by_score = [s.log_probability / (len(s.words) + 1) ** length_penalty for pair in pairs for s in pair]
+        assert all(b >= g for b, g in zip(by_score[::2], by_score[1::2], strict=True))
+        if length_penalty == 0:
+            assert any(b.log_probability > g.log_probability + 1e-3 for b, g in pairs)
 
 
 @pytest.mark.parametrize("beam", [1, 5])

@@ -1,8 +1,9 @@
 """Writing sentences: greedy, or by a beam whose finished sentences keep their score and compete to the end.
 
-The score of a sentence is the sum of the log probabilities of its words and its end, divided by
-(number of words + 1) ** length_penalty; with the penalty 0, the default, it is the log probability of the sentence. The
-greedy sentence is always among those that compete, so that a beam never returns a less probable one.
+A log probability falls with every word, so the likeliest sentences are too short (Murray & Chiang 2018). The score that
+sentences compete by is therefore the sum of the log probabilities of their words and their end, divided by (number of
+words + 1) ** length_penalty (Wu et al. 2016 use such a power). Only sentences that are at least as probable as the
+greedy one compete with it: a beam never returns a less probable one.
 
 A sentence that reaches the greatest length ends there, and the probability of that end counts like any other.
 """
@@ -28,8 +29,8 @@ class Decoding:
     """How many unfinished sentences are followed at a time; 1 is greedy."""
     max_words: int = MAX_WORDS
     """The longest sentence, in words."""
-    length_penalty: float = 0.0
-    """Divide a log probability by the number of words, the end among them, to this power; 0 leaves it as it is."""
+    length_penalty: float = 1.0
+    """Divide a log probability by the number of words, the end among them, to this power; 0 prefers short sentences."""
     unknown: bool = False
     """Write <unk> where a word that is not in the list is the likeliest."""
 
@@ -66,8 +67,7 @@ def write_sentences(
     greedy = _write_greedily(captioner, reading, h1, decoding)
     if decoding.beam == 1:
         return greedy
-    beams = _write_by_beam(captioner, reading, h1, decoding)
-    return [max(pair, key=lambda sentence: _score(sentence, decoding)) for pair in zip(greedy, beams, strict=True)]
+    return _write_by_beam(captioner, reading, h1, decoding, greedy)
 
 
 def _score(sentence: Sentence, decoding: Decoding) -> float:
@@ -109,14 +109,23 @@ def _write_greedily(
 
 
 def _write_by_beam(
-    captioner: Captioner, reading: Reading, h1: Float[Tensor, "B L H"], decoding: Decoding
+    captioner: Captioner, reading: Reading, h1: Float[Tensor, "B L H"], decoding: Decoding, greedy: list[Sentence]
 ) -> list[Sentence]:
-    """The best finished sentence of each clip.
+    """The best finished sentence of each clip, the greedy one or one that is at least as probable.
 
-    A clip is done once no unfinished sentence of it can overtake the best finished one: log probabilities only fall.
+    A clip is done once no unfinished sentence of it can overtake the best finished one, or come up to the greedy one:
+    log probabilities only fall.
+
+    Args:
+        captioner: the network.
+        reading: its states after the last frames of B clips.
+        h1: the states of its first layer while it writes.
+        decoding: width and length.
+        greedy: the greedy sentence of each clip.
     """
     width, device = decoding.beam, h1.device
-    best: list[Sentence | None] = [None] * len(h1)
+    best = list(greedy)
+    bar = torch.tensor([sentence.log_probability for sentence in greedy], device=device)  # B
     alive = torch.arange(len(h1), device=device)  # A: the clips that are not done
     scores = torch.full((len(alive), width), -torch.inf, device=device)  # A W
     scores[:, 0] = 0.0  # all beams begin alike: one of them is enough
@@ -127,7 +136,9 @@ def _write_by_beam(
         h1_here = h1[alive, place].repeat_interleave(width, 0)
         logits, second = captioner.write_word(before.flatten(), h1_here, second)
         values = scores.unsqueeze(2) + _log_probabilities(logits, decoding).unflatten(0, scores.shape)  # A W V
-        _keep_finished(best, alive, values[:, :, END], words, decoding)
+        finished = values[:, :, END]
+        finished[finished < bar[alive].unsqueeze(1)] = -torch.inf
+        _keep_finished(best, alive, finished, words, decoding)
         if place == decoding.max_words:
             break
         values[:, :, END] = -torch.inf
@@ -137,17 +148,17 @@ def _write_by_beam(
         rows = beams + torch.arange(len(alive), device=device).unsqueeze(1) * width
         # what an unfinished sentence can still come to, at the length that is best for it
         limit = scores[:, 0] / (decoding.max_words + 1) ** decoding.length_penalty
-        reached = torch.tensor([_best_score(best[clip], decoding) for clip in alive.tolist()], device=device)
-        going_on = (limit > reached).nonzero()[:, 0]
+        reached = torch.tensor([_score(best[clip], decoding) for clip in alive.tolist()], device=device)
+        going_on = ((limit > reached) & (scores[:, 0] >= bar[alive])).nonzero()[:, 0]
         if not len(going_on):
             break
         alive, scores, words, before = alive[going_on], scores[going_on], words[going_on], before[going_on]
         second = _select(second, rows[going_on].flatten())
-    return [sentence if sentence is not None else Sentence([], -torch.inf) for sentence in best]
+    return best
 
 
 def _keep_finished(
-    best: list[Sentence | None],
+    best: list[Sentence],
     alive: Int64[Tensor, "A"],
     finished: Float[Tensor, "A W"],
     words: Int64[Tensor, "A W S"],
@@ -157,12 +168,8 @@ def _keep_finished(
     values, beams = finished.max(1)  # all of them are equally long
     for index, (clip, value, beam) in enumerate(zip(alive.tolist(), values.tolist(), beams.tolist(), strict=True)):
         sentence = Sentence(words[index, beam].tolist(), value)
-        if _score(sentence, decoding) > _best_score(best[clip], decoding):
+        if _score(sentence, decoding) > _score(best[clip], decoding):
             best[clip] = sentence
-
-
-def _best_score(sentence: Sentence | None, decoding: Decoding) -> float:
-    return -torch.inf if sentence is None else _score(sentence, decoding)
 
 
 def _select(state: State, rows: Int64[Tensor, "M"]) -> tuple[Float[Tensor, "1 M H"], Float[Tensor, "1 M H"]]:

@@ -5,6 +5,7 @@
     python benchmarks/speed.py decoding --clips CLIPS/clips                         (clips of make_clips.py; a minute)
     python benchmarks/speed.py checkpoints --data MANIFEST --vocabulary V.tsv --work WORK     (ten minutes)
     python benchmarks/speed.py clip-memory                                          (peak memory of a step; ten minutes)
+    python benchmarks/speed.py captions                                             (five minutes)
 
 Expected: speed.md.
 """
@@ -24,13 +25,16 @@ import torch
 import tyro
 from av.video.reformatter import VideoReformatter
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 from truetag import pooling as poolings
+from truetag.captioning.decode import Decoding, write_sentences
 from truetag.losses import q_likelihood
 from truetag.media.clips import NUM_FRAMES, sample_frames
 from truetag.media.files import MediaFiles, SkipList
 from truetag.models.backbones import digest_weights, load_backbone
+from truetag.models.captioner import Captioner
 from truetag.models.classifier import Classifier
 from truetag.models.features import BATCH_SIZE, cached_features, feature_spec
 from truetag.training.recipes import recipe
@@ -54,6 +58,55 @@ def compare(contestants: dict[str, Callable[[], object]], rounds: int) -> None:
     print(f"| way | seconds (median of {rounds}) | ratio to {names[0]} |\n|---|---|---|")
     for name, value in medians.items():
         print(f"| {name} | {value:.4g} | {value / medians[names[0]]:.3f} |")
+
+
+def captions(num_clips: int = 1000, alone: int = 20, rounds: int = 5) -> None:
+    """S2VT of the paper's size: a training step against two bare LSTMs and a layer; beams of many clips at a time."""
+    torch.manual_seed(0)
+    num_words, length, batch = 23_647, 10, 16
+    captioner = Captioner(1087, num_words, dropout=0.0)
+    first, second, output = nn.LSTM(700, 700), nn.LSTM(1000, 700), nn.Linear(700, num_words)
+    embed = nn.Linear(1087, 700)
+    lengths, of_clips = torch.full((batch,), NUM_FRAMES), torch.arange(batch)
+    frames = torch.rand(batch, NUM_FRAMES, 1087)
+
+    for per_clip in (1, 20):
+        words = torch.randint(2, num_words, (batch * per_clip, length))
+        wanted = torch.ones_like(words, dtype=torch.bool)
+        clips = of_clips.repeat_interleave(per_clip)
+
+        def ours(words: Tensor = words, wanted: Tensor = wanted, clips: Tensor = clips) -> None:
+            logits = captioner(frames, lengths, clips, words, wanted)
+            functional.cross_entropy(logits, words[wanted]).backward()
+
+        def bare(words: Tensor = words, clips: Tensor = clips) -> None:
+            steps = embed(frames[clips]).transpose(0, 1)  # T N E: every caption reads its clip
+            steps = torch.cat([steps, steps.new_zeros(length, *steps.shape[1:])])
+            h1, _ = first(steps)
+            embedded = captioner.embed_word(words.T)
+            before = torch.cat([embedded.new_zeros(NUM_FRAMES, *embedded.shape[1:]), embedded])
+            h2, _ = second(torch.cat([before, h1], 2))
+            functional.cross_entropy(output(h2[NUM_FRAMES:].flatten(0, 1)), words.T.flatten()).backward()
+
+        print(f"\nA training step, {batch} clips with {per_clip} captions each:\n")
+        compare({"two bare LSTMs and a layer": bare, "ours": ours}, rounds)
+
+    captioner.eval()
+    frames, lengths = torch.rand(num_clips, NUM_FRAMES, 1087), torch.full((num_clips,), NUM_FRAMES)
+    decoding = Decoding(beam=5)
+
+    def write(at_a_time: int, count: int) -> float:
+        started = time.perf_counter()
+        for start in range(0, count, at_a_time):
+            write_sentences(captioner, frames[start : start + at_a_time], lengths[start : start + at_a_time], decoding)
+        return (time.perf_counter() - started) / count * num_clips
+
+    write(64, 64)
+    together, one_by_one = write(64, num_clips), write(1, alone)
+    print(
+        f"\nBeam 5, up to 30 words, {num_clips} clips: {together:.0f} s, 64 at a time; one by one {one_by_one:.0f} s "
+    )
+    print(f"(from {alone} of them): {one_by_one / together:.1f} times as long")
 
 
 def pooling(rounds: int = 15) -> None:
@@ -167,5 +220,5 @@ def clip_memory(frames_at_a_time: int = 2) -> None:
 
 
 if __name__ == "__main__":
-    measurements = (pooling, features, decoding, checkpoints, clip_memory)
+    measurements = (captions, pooling, features, decoding, checkpoints, clip_memory)
     tyro.extras.subcommand_cli_from_dict({measure.__name__.replace("_", "-"): measure for measure in measurements})

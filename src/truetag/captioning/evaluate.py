@@ -1,7 +1,7 @@
 """`truetag caption evaluate`: a captioner's sentences against the captions of people."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from datasets import Dataset
 
@@ -27,7 +27,7 @@ def evaluate_captions(
     split: str | None = "test",
     run: Path | None = None,
     features: Path | None = None,
-    official: bool | None = None,
+    official: bool | Literal["auto"] = "auto",
     decoding: Decoding = Decoding(),
     reading: Reading = Reading(),
 ) -> Metrics:
@@ -39,7 +39,7 @@ def evaluate_captions(
         split: the rows to score; `all` for every row.
         run: where the run is whose concepts the captioner reads, if not where it was.
         features: where the features of these rows are, if not where those of training were.
-        official: the official tokenizer and METEOR, which need Java; by default where they are installed.
+        official: the official tokenizer and METEOR, which need Java; auto: where they are installed.
         decoding: greedy or beam, and how long sentences may be.
         reading: how photos and clips are read.
 
@@ -64,7 +64,7 @@ def evaluate_captions(
     scores = score_captions(
         {row.id: people[row.id] for row in written},
         {row.id: row.caption for row in written},
-        official="auto" if official is None else official,
+        official=official,
     )
     metrics = {"split": split, "truth": truth, "num_examples": len(written), "num_skipped": len(skips)}
     metrics |= describe_scores(scores) | {"decoding": vars(decoding)}

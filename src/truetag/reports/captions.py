@@ -32,7 +32,7 @@ def show_captions(
     data: Path,
     out: Path,
     split: str | None = "test",
-    num_photos: int = 12,
+    num_photos: int = 9,
     reading: Reading = Reading(),
 ) -> Path:
     """Write a page with sentences of a captioner, after `caption evaluate` has scored them.

@@ -163,7 +163,7 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
 def duration(seconds: float) -> str:
     """A time as a person reads it.
 
-    >>> duration(12.3), duration(600), duration(9000)
+    >>> duration(12.3), duration(600.0), duration(9000.0)
     ('12 s', '10 min', '2.5 h')
     """
     if seconds < 90:

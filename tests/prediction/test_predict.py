@@ -216,7 +216,7 @@ def test_function_words_are_left_out_before_the_top_k(tiny, tiny_run, tmp_path, 
     predict(folder, [tiny / "photos"], tmp_path / "p.jsonl", top_k=3)
     predict(folder, [tiny / "photos"], tmp_path / "all.jsonl", threshold=0.0, function_words=True)
     said = capsys.readouterr().err
-    assert said.count("4 function words are not written as tags") == 1
+    assert said.count("4 function words, numbers and letters are not written as tags") == 1
     for row, full in zip(read_rows(tmp_path / "p.jsonl"), read_rows(tmp_path / "all.jsonl"), strict=True):
         assert len(full["tags"]) == len(words)
         assert row["tags"] == [tag for tag in full["tags"] if tag not in words[:4]][:3]

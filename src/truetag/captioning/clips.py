@@ -8,18 +8,19 @@ import torch
 from datasets import Dataset
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from truetag.captioning.config import CaptionConfig
 from truetag.captioning.frames import FrameFeatures, Source
 from truetag.captioning.sentences import caption_tokens
 from truetag.data.manifest import Manifest
-from truetag.data.stratify import stratified_split
 from truetag.errors import InputError
 from truetag.io.fingerprints import fingerprint
 from truetag.io.terminal import tell
 from truetag.io.text import counted
 from truetag.media.files import Reading, SkipList, Skipped
 from truetag.models.captioner import END
+from truetag.training.preparation import hold_out, rows_to_learn_from
 
 
 @dataclass(frozen=True)
@@ -41,22 +42,11 @@ def choose_rows(manifest: Manifest, config: CaptionConfig) -> tuple[list[int], l
     Returns:
         The indices of both.
     """
-    splits, groups = manifest.rows["split"][:], manifest.rows["group"][:]
-    train = [row for row, split in enumerate(splits) if split in (None, "train")]
-    validation = [row for row, split in enumerate(splits) if split == "validation"]
-    if not train:
-        raise InputError(f"{manifest.path}: no row has split 'train', its splits are: {sorted(set(splits))}")
-    if not validation and config.validation_fraction:
-        parts = {"train": 1 - config.validation_fraction, "validation": config.validation_fraction}
-        generator = torch.Generator().manual_seed(config.seed)
-        drawn = stratified_split(torch.zeros(len(train), 1), parts, generator, [groups[row] for row in train])
-        validation = [row for row, part in zip(train, drawn, strict=True) if part == "validation"]
-        train = [row for row, part in zip(train, drawn, strict=True) if part == "train"]
-    if not validation or not train:
-        raise InputError(
-            f"{manifest.path}: expected rows to train and to validate on, got {len(train)} and {len(validation)}"
-        )
-    return train, validation
+    train, validation = rows_to_learn_from(manifest)
+    if validation:
+        return train, validation
+    kept, held_out = hold_out(manifest, train, torch.zeros(len(train), 1), config.validation_fraction, config.seed)
+    return [train[index] for index in kept], [train[index] for index in held_out]
 
 
 def read_clips(
@@ -84,11 +74,10 @@ def read_clips(
         tell(f"{counted(num_empty, 'caption')} of {part} rows without a word left out")
     if not with_captions:
         raise InputError(f"{manifest.path}: expected captions in its {part} rows, got none in {len(rows)} rows")
-    if silent := len(rows) - len(with_captions):
-        tell(f"{counted(silent, f'{part} row')} without captions left out")
-        ids = rows["id"][:]
-        for row in set(range(len(rows))) - set(with_captions):
-            skips.list_only(Skipped(ids[row], manifest.path, "no captions"))
+    if silent := [row for row, of_clip in enumerate(captions) if not of_clip]:
+        tell(f"{counted(len(silent), f'{part} row')} without captions left out")
+        for name in rows.select(silent)["id"][:]:
+            skips.list_only(Skipped(name, manifest.path, "no captions"))
     rows = rows.select(with_captions)
     frames = source.read(manifest, rows, reading, skips)
     if not len(frames):
@@ -139,11 +128,8 @@ def make_batch(
         chosen += [(index, caption) for caption in of_clip]
     if not chosen:
         return None
-    longest = max(len(caption) for _, caption in chosen)
-    words = torch.full((len(chosen), longest), END)
-    wanted = torch.zeros(words.shape, dtype=torch.bool)
-    for row, (_, caption) in enumerate(chosen):
-        words[row, : len(caption)] = torch.tensor(caption)
-        wanted[row, : len(caption)] = True
+    words = pad_sequence([torch.tensor(caption) for _, caption in chosen], batch_first=True, padding_value=END)
+    num_wanted = torch.tensor([len(caption) for _, caption in chosen])
+    wanted = torch.arange(words.shape[1]) < num_wanted.unsqueeze(1)
     features, lengths = frames.batch(clips)
     return CaptionBatch(features, lengths, torch.tensor([index for index, _ in chosen]), words, wanted)

@@ -4,11 +4,10 @@ The paper gives the sizes of states and embeddings and the number of words [Sec.
 what is usual, and marked so.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from truetag.errors import InputError
+from truetag.runs.config import require, require_choices
 
 
 @dataclass(frozen=True)
@@ -67,18 +66,12 @@ class CaptionConfig:
     def __post_init__(self) -> None:
         """Check every range once, here."""
         for name in ("dropout", "label_smoothing", "validation_fraction"):
-            self._require(name, lambda value: 0 <= value < 1, "a number from 0 to below 1")
-        self._require("scheduled_sampling", lambda value: 0 <= value <= 1, "a number from 0 to 1")
+            require(self, name, lambda value: 0 <= value < 1, "a number from 0 to below 1")
+        require(self, "scheduled_sampling", lambda value: 0 <= value <= 1, "a number from 0 to 1")
         for name in ("state_size", "frame_size", "word_size", "min_count", "max_words", "epochs", "batch_size"):
-            self._require(name, lambda value: value >= 1, "1 or more")
-        self._require("learning_rate", lambda value: value > 0, "a number above 0")
+            require(self, name, lambda value: value >= 1, "1 or more")
+        require(self, "learning_rate", lambda value: value > 0, "a number above 0")
         for name in ("weight_decay", "gradient_clip", "checkpoint_seconds"):
-            self._require(name, lambda value: value >= 0, "0 or more")
-        self._require("seed", lambda value: 0 <= value < 2**31, "a whole number from 0 to below 2^31")
-        self._require("captions", lambda value: value in ("all", "one"), "all or one")
-        self._require("select", lambda value: value in ("cider", "loss", "last"), "cider, loss or last")
-
-    def _require(self, name: str, holds: Callable[[Any], bool], expected: str) -> None:
-        value = getattr(self, name)
-        if not holds(value):
-            raise InputError(f"{name}: expected {expected}, got {value!r}")
+            require(self, name, lambda value: value >= 0, "0 or more")
+        require(self, "seed", lambda value: 0 <= value < 2**31, "a whole number from 0 to below 2^31")
+        require_choices(self)

@@ -8,6 +8,7 @@ greedy one compete with it: a beam never returns a less probable one.
 A sentence that reaches the greatest length ends there, and the probability of that end counts like any other.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,10 +16,13 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from truetag.captioning.frames import FrameFeatures
+from truetag.data.batches import even_batches
 from truetag.errors import InputError
 from truetag.models.captioner import END, UNKNOWN, Captioner, Reading, State
 
 MAX_WORDS = 30
+CLIPS_AT_A_TIME = 64
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,22 @@ def write_sentences(
     if decoding.beam == 1:
         return greedy
     return _write_by_beam(captioner, reading, h1, decoding, greedy)
+
+
+def write_all(
+    captioner: Captioner, frames: FrameFeatures, decoding: Decoding = Decoding()
+) -> Iterator[tuple[range, list[Sentence]]]:
+    """The sentences of all clips, a batch at a time: the indices of its clips, and their sentences.
+
+    Args:
+        captioner: in evaluation mode.
+        frames: the features of all clips.
+        decoding: greedy or beam, and when to stop.
+    """
+    device = captioner.output.bias.device
+    for clips in even_batches(len(frames), CLIPS_AT_A_TIME):
+        features, lengths = frames.batch(clips)
+        yield clips, write_sentences(captioner, features.to(device), lengths.to(device), decoding)
 
 
 def _score(sentence: Sentence, decoding: Decoding) -> float:

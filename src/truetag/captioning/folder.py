@@ -83,7 +83,7 @@ class CaptionerFolder:
         Raises:
             InputError: their width differs, or the run is another one.
         """
-        if source.run is not None and self.digest is not None and source.digest() != self.digest:
+        if source.run is not None and self.digest is not None and source.digest != self.digest:
             raise InputError(
                 f"run: expected the run whose concepts {self.folder} was trained on, got {source.run}, another one"
             )
@@ -109,8 +109,7 @@ def create_captioner(
     Raises:
         InputError: it exists and is not empty.
     """
-    digest = source.digest()
-    content: dict[str, Any] = {"num_features": num_features, "digest": digest}
+    content: dict[str, Any] = {"num_features": num_features, "digest": source.digest}
     with new_folder(folder) as beside:
         for name in ("run", "features"):
             path = getattr(source, name)
@@ -119,7 +118,7 @@ def create_captioner(
         write_json(beside / "source.json", content)
         write_json(beside / "versions.json", versions())
         write_vocabulary(beside / "vocabulary.tsv", words.vocabulary)
-    return CaptionerFolder(folder, config, words, num_features, source, digest)
+    return CaptionerFolder(folder, config, words, num_features, source, source.digest)
 
 
 def open_captioner(folder: Path) -> CaptionerFolder:

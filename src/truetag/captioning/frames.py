@@ -6,6 +6,7 @@ and `features` [F, D], the frames of a clip one after another.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from zipfile import BadZipFile
@@ -75,9 +76,23 @@ class Source:
             both = "both" if self.run is not None else "neither"
             raise InputError(f"run, features: expected one of them to read frames from, got {both}")
 
+    @cached_property
+    def opened(self) -> Run | None:
+        """The run; None for files.
+
+        Raises:
+            InputError: it is not finished, or a file of it is broken.
+        """
+        if self.run is None:
+            return None
+        opened = open_run(self.run)
+        opened.require_finished()
+        return opened
+
+    @property
     def digest(self) -> str | None:
         """A fingerprint of what computes the features; None for files."""
-        return None if self.run is None else fingerprint(_finished(self.run).parts())
+        return None if self.opened is None else self.opened.digest
 
     def read(self, manifest: Manifest, rows: Dataset, reading: Reading, skips: SkipList) -> FrameFeatures:
         """The features of some rows of a manifest.
@@ -91,18 +106,11 @@ class Source:
         Raises:
             InputError: a file is not what it should be, or too many clips cannot be used.
         """
-        if self.run is not None:
-            opened = _finished(self.run)
-            bags = read_bags(manifest, rows, reading, skips, opened.config.num_frames)
-            return read_concepts(opened, bags, reading, skips)
+        if self.opened is not None:
+            bags = read_bags(manifest, rows, reading, skips, self.opened.config.num_frames)
+            return read_concepts(self.opened, bags, reading, skips)
         assert self.features is not None
         return read_features(self.features, rows["id"][:], skips)
-
-
-def _finished(run: Path) -> Run:
-    opened = open_run(run)
-    opened.require_finished()
-    return opened
 
 
 def read_concepts(run: Run, bags: MediaBags, reading: Reading, skips: SkipList) -> FrameFeatures:
@@ -117,7 +125,7 @@ def read_concepts(run: Run, bags: MediaBags, reading: Reading, skips: SkipList) 
     Raises:
         InputError: too many photos or clips cannot be used.
     """
-    name = fingerprint([*run.parts(), bags.starts.tobytes(), *bags.frames.signatures()])
+    name = fingerprint([run.digest, bags.starts.tobytes(), *bags.frames.signatures()])
     path = (reading.cache or default_cache_folder()) / "concepts" / f"{name}.safetensors"
     if path.is_file():
         state, note = read_tensors(path)

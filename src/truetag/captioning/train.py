@@ -17,27 +17,26 @@ from torch.nn import functional
 from truetag import optimisation
 from truetag.captioning.clips import CaptionedClips, choose_rows, make_batch, read_clips
 from truetag.captioning.config import CaptionConfig
-from truetag.captioning.decode import Decoding, write_sentences
+from truetag.captioning.decode import Decoding, write_all
 from truetag.captioning.folder import CaptionerFolder, create_captioner, open_captioner
 from truetag.captioning.frames import Source
 from truetag.captioning.sentences import collect_words, encode_captions
-from truetag.data.batches import EpochBatches, even_batches
+from truetag.data.batches import EpochBatches
 from truetag.data.manifest import read_manifest
 from truetag.evaluation.captions import cider
 from truetag.io.files import remove_leftovers
 from truetag.io.paths import takes_paths
 from truetag.io.signals import Stop, stoppable
-from truetag.io.tensors import State
+from truetag.io.tensors import copy_state
 from truetag.io.terminal import Progress, tell
 from truetag.io.text import counted
 from truetag.media.files import Reading, SkipList
-from truetag.runs.checkpoints import Checkpoint, Position, load_optimiser_state, optimiser_state
+from truetag.runs.checkpoints import Checkpoint, Position, load_optimiser_state, load_schedule_state, optimiser_state
 from truetag.runs.config import require_same
 from truetag.runs.folder import is_run, lock_run, require_new_folder
 from truetag.runs.journal import Journal
 
 STAGE = 1
-_DECODED_AT_A_TIME = 64
 
 
 @takes_paths
@@ -85,11 +84,11 @@ def train_captioner(
         clips = read_clips(manifest, train_rows, source, reading, skips, "train")
         validation = read_clips(manifest, validation_rows, source, reading, skips, "validation")
         words = collect_words((tokens for of_clip in clips.captions for tokens in of_clip), config.min_count)
-        folder = stopped
-        if folder is None:
-            folder = create_captioner(out, config, words, clips.frames.num_features, source)
+        if stopped is not None:
+            stopped.require_fitting(clips.frames, source)
+        folder = stopped or create_captioner(out, config, words, clips.frames.num_features, source)
+        if stopped is None:
             stack.enter_context(lock_run(out))
-        folder.require_fitting(clips.frames, source)
         journal = stack.enter_context(Journal(out, config.checkpoint_seconds))
         origin: dict[str, str | None] = {"the training data": f"{clips.fingerprint()} {validation.fingerprint()}"}
         skips.restore(journal.begin(origin, stopped is not None))
@@ -120,19 +119,18 @@ class _Training:
         with torch.random.fork_rng():  # weights are drawn by layers that take no generator
             torch.manual_seed(config.seed)
             self.captioner = folder.build().to(device)
-        counts = [0.0] * len(self.words)
         self.numbers = encode_captions(clips.captions, self.words, config.max_words)
         self.validation_numbers = encode_captions(validation.captions, self.words, config.max_words)
-        for numbers in (number for of_clip in self.numbers for caption in of_clip for number in caption):
-            counts[numbers] += 1
-        self.captioner.set_prior(torch.tensor(counts, device=device))
+        written = [number for of_clip in self.numbers for caption in of_clip for number in caption]
+        counts = torch.bincount(torch.tensor(written, dtype=torch.int64), minlength=len(self.words))
+        self.captioner.set_prior(counts.float().to(device))
         self.device, self.generator = device, torch.Generator(device)
         self.batches = EpochBatches(len(clips.ids), config.batch_size, config.seed, shuffle=True)
         groups = optimisation.parameter_groups(self.captioner.parameters(), config.learning_rate, config.weight_decay)
         self.optimiser = optimisation.make_optimiser(groups, [self.captioner])
         self.schedule = optimisation.make_schedule(self.optimiser, config.epochs * len(self.batches))
         self.position = Position(STAGE, best_score=-math.inf)
-        self.best = self._copy()
+        self.best = copy_state(self.captioner.state_dict())
 
     def run(self) -> None:
         """Train to the end, and load the epoch that is kept.
@@ -214,7 +212,7 @@ class _Training:
         score = {"cider": score, "loss": -validation_loss, "last": math.inf}[self.config.select]
         if score > position.best_score or self.config.select == "last":
             position.best_epoch, position.best_score = position.epoch, score
-            self.best = self._copy()
+            self.best = copy_state(self.captioner.state_dict())
         position.epoch, position.step, position.total_loss = position.epoch + 1, 0, 0.0
 
     @torch.inference_mode()
@@ -223,16 +221,14 @@ class _Training:
         total, num_words = 0.0, 0
         candidates: dict[str, list[str]] = {}
         frames = self.validation.frames
-        for clips in even_batches(len(frames), _DECODED_AT_A_TIME):
+        decoding = Decoding(beam=1, max_words=self.config.max_words)
+        for clips, sentences in write_all(self.captioner, frames, decoding):
             batch = make_batch(frames, self.validation_numbers, clips)
             if batch is not None:
                 batch = batch.to(self.device)
                 targets = batch.words[batch.wanted]
                 total += functional.cross_entropy(self.captioner(*batch), targets, reduction="sum").item()
                 num_words += len(targets)
-            features, lengths = frames.batch(clips)
-            decoding = Decoding(beam=1, max_words=self.config.max_words)
-            sentences = write_sentences(self.captioner, features.to(self.device), lengths.to(self.device), decoding)
             for clip, sentence in zip(clips, sentences, strict=True):
                 candidates[self.validation.ids[clip]] = self.words.decode(sentence.words)
             self._pause_if_asked(stop)
@@ -248,9 +244,6 @@ class _Training:
             self.progress.say(f"stopped in {at}; --resume goes on from there")
         stop.check()
 
-    def _copy(self) -> State:
-        return {name: tensor.detach().cpu().clone() for name, tensor in self.captioner.state_dict().items()}
-
     def _save(self) -> None:
         note = {"schedule": self.schedule.state_dict(), "skipped": self.skips.to_json()}
         network = self.captioner.state_dict()
@@ -260,6 +253,4 @@ class _Training:
         self.position, self.best = checkpoint.position, checkpoint.best
         self.captioner.load_state_dict(checkpoint.network)
         load_optimiser_state(self.optimiser, checkpoint.optimiser)
-        self.schedule.load_state_dict(checkpoint.note["schedule"])
-        for group, rate in zip(self.optimiser.param_groups, self.schedule.get_last_lr(), strict=True):
-            group["lr"] = rate
+        load_schedule_state(self.schedule, self.optimiser, checkpoint.note["schedule"])

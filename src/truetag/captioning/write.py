@@ -9,10 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from accelerate import Accelerator
 
-from truetag.captioning.decode import Decoding, write_sentences
+from truetag.captioning.decode import Decoding, write_all
 from truetag.captioning.folder import CaptionerFolder, open_captioner
 from truetag.captioning.frames import FrameFeatures, Source, read_concepts
-from truetag.data.batches import even_batches
 from truetag.data.manifest import read_manifest
 from truetag.errors import InputError
 from truetag.io.files import refuse_overwriting, replacing, write_json
@@ -21,10 +20,8 @@ from truetag.io.terminal import Progress, tell
 from truetag.io.text import counted
 from truetag.media.files import Reading, SkipList
 from truetag.prediction.tagging import MANIFEST_SUFFIXES, list_bags
-from truetag.runs.folder import open_run
 
 OUTPUT_SUFFIXES = (".json", ".csv", ".parquet")
-_CLIPS_AT_A_TIME = 64
 
 
 class WrittenCaption(NamedTuple):
@@ -110,13 +107,10 @@ def caption_frames(
         InputError: the features are not those that the captioner was trained on.
     """
     captioner.require_fitting(frames, source)
-    device = Accelerator().device
-    network = captioner.load().to(device)
+    network = captioner.load().to(Accelerator().device)
     written = []
     with Progress("writing", len(frames)) as progress:
-        for clips in even_batches(len(frames), _CLIPS_AT_A_TIME):
-            features, lengths = frames.batch(clips)
-            sentences = write_sentences(network, features.to(device), lengths.to(device), decoding)
+        for clips, sentences in write_all(network, frames, decoding):
             for clip, sentence in zip(clips, sentences, strict=True):
                 text = " ".join(captioner.words.decode(sentence.words))
                 written.append(WrittenCaption(ids[frames.rows[clip]], text, sentence.log_probability))
@@ -128,11 +122,9 @@ def _read_inputs(
     source: Source, inputs: Sequence[Path], split: str | None, reading: Reading, skips: SkipList
 ) -> tuple[list[str], FrameFeatures]:
     """The ids of all clips, and the features of those that can be used."""
-    if source.run is not None:
-        opened = open_run(source.run)
-        opened.require_finished()
-        bags = list_bags(opened, inputs, split, reading, skips)
-        return list(bags.ids), read_concepts(opened, bags, reading, skips)
+    if source.opened is not None:
+        bags = list_bags(source.opened, inputs, split, reading, skips)
+        return list(bags.ids), read_concepts(source.opened, bags, reading, skips)
     if len(inputs) != 1 or inputs[0].suffix not in MANIFEST_SUFFIXES:
         got = ", ".join(map(str, inputs))
         raise InputError(f"inputs: expected one manifest, whose ids the features have, got {got}")

@@ -128,10 +128,8 @@ def _describe_labels(rows: list[Row]) -> list[str]:
     notes = []
     captions = [caption for row in rows for caption in row.get("captions") or []]
     if captions:
-        words = Counter(word for text in captions for word in set(tokenise(text)))
-        words = Counter(
-            {word: words[word] for word in words if not (word in CLOSED_WORDS or is_number_or_letter(word))}
-        )
+        named = (word for text in captions for word in set(tokenise(text)))
+        words = Counter(word for word in named if not (word in CLOSED_WORDS or is_number_or_letter(word)))
         notes.append(f"{counted(len(captions), 'caption')}; most frequent words: {_frequent(words)}")
     tagged = [row["tags"] for row in rows if row.get("tags") is not None]
     if tagged:

@@ -21,7 +21,9 @@ _CIDER_SIGMA = 6.0
 
 Tokens = Sequence[str]
 References = Mapping[str, Sequence[Tokens]]
+"""By the id of a clip: the tokens of each of its captions, at least one."""
 Candidates = Mapping[str, Tokens]
+"""By the id of a clip: the tokens of the caption to score."""
 _NGrams = Counter[tuple[str, ...]]
 
 
@@ -34,10 +36,6 @@ class CaptionScore(NamedTuple):
 
 def bleu(references: References, candidates: Candidates) -> tuple[CaptionScore, ...]:
     """BLEU-1 to BLEU-4 in 0..1 (Papineni et al. 2002): the closest reference length, counts added up over all clips.
-
-    Args:
-        references: the tokens of at least one caption of each clip.
-        candidates: the tokens of the caption to score, of each clip.
 
     Raises:
         InputError: the clips differ, or a clip has no reference.
@@ -82,10 +80,6 @@ def rouge_l(references: References, candidates: Candidates) -> CaptionScore:
 
     Precision and recall are each the best over the references, as in the toolkit.
 
-    Args:
-        references: the tokens of at least one caption of each clip.
-        candidates: the tokens of the caption to score, of each clip.
-
     Raises:
         InputError: the clips differ, or a clip has no reference.
     """
@@ -119,10 +113,6 @@ def cider(references: References, candidates: Candidates) -> CaptionScore:
 
     Counts are clipped, a Gaussian of the difference in length (sigma 6) punishes repetition, and the document
     frequencies are those of the references given, so that the score of a clip depends on the other clips.
-
-    Args:
-        references: the tokens of at least one caption of each clip.
-        candidates: the tokens of the caption to score, of each clip.
 
     Raises:
         InputError: the clips differ, or a clip has no reference.

@@ -54,6 +54,11 @@ def read_tensors(path: Path) -> tuple[State, dict[str, Any]]:
         raise InputError(f"{path}: not a readable safetensors file ({error!s:.160})") from None
 
 
+def copy_state(state: State) -> State:
+    """The values as they are now, in memory of their own on the CPU."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+
+
 def digest_state(state: State) -> str:
     """A fingerprint of names and values."""
 

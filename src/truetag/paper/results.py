@@ -111,21 +111,24 @@ def _describe_corpus(folder: Path) -> str:
     return ", ".join([*parts, counted(len(read_vocabulary(folder / "vocabulary.tsv")), "word")])
 
 
-def _main_first(values: Sequence[Any]) -> list[Any]:
-    """A row with "All" in front, which a phone shows first; that of Table 4 is as it was."""
-    return [*values[-1:], *values[:-1]] if len(values) == len(COLUMNS) else list(values)
+def _on_page(columns: Sequence[str], lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """A table as the page shows it: with "All" first, which is what a phone shows of it."""
+    order = sorted(range(len(columns)), key=lambda column: columns[column] != "All")
+
+    def ordered(values: Sequence[Any] | None) -> list[Any] | None:
+        return None if values is None else [values[column] for column in order]
+
+    rows = [line | {key: ordered(line.get(key)) for key in ("paper", "ours", "spread")} for line in lines]
+    return {"columns": ordered(columns), "lines": rows}
 
 
 def write_index(out: Path) -> None:
     """Write one page with all results in the folder."""
     tables = {
-        TITLES[name]: {"columns": _main_first(columns_of(name)), "lines": json.loads(path.read_text())}
+        TITLES[name]: _on_page(columns_of(name), json.loads(path.read_text()))
         for name in TABLES
         if (path := out / f"{name}.json").exists()
     }
-    for table in tables.values():
-        for line in table["lines"]:
-            line |= {key: _main_first(line[key]) for key in ("paper", "ours", "spread") if line.get(key)}
     figures = {
         TITLES[name]: inline_photo(path) for name in ("figure3", "figure4") if (path := out / f"{name}.png").exists()
     }

@@ -191,7 +191,7 @@ def _fingerprint(run: Run, bags: MediaBags, choice: _Choice) -> str:
     def parts() -> Iterator[str | bytes]:
         yield json.dumps([choice.threshold, choice.top_k, choice.labels, BATCH_SIZE, bags.ids])
         yield bags.starts.tobytes()
-        yield from run.parts()
+        yield run.digest
         yield from bags.frames.signatures()
 
     return fingerprint(parts())

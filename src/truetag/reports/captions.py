@@ -1,14 +1,10 @@
 """`truetag caption show`: a page with a captioner's sentences beside the photos or clips, good ones and bad ones."""
 
-import base64
 import json
 from collections.abc import Sequence
-from io import BytesIO
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
-
-from markupsafe import Markup
-from PIL import Image
 
 from truetag import __version__
 from truetag.captioning.folder import open_captioner
@@ -20,7 +16,7 @@ from truetag.io.paths import takes_paths
 from truetag.io.text import decode, parse_json
 from truetag.media.files import Reading, SkipList
 from truetag.media.photos import MediaError
-from truetag.reports.page import write_page
+from truetag.reports.page import inline_picture, write_page
 
 _SIDE = 320  # pixels
 _GROUPS = ("Those that agree best with people", "Those in the middle", "Those that agree least")
@@ -90,22 +86,10 @@ def _cards(data: Path, sentences: Sequence[dict[str, Any]], reading: Reading) ->
     for index, (row, sentence) in enumerate(
         zip(stream_rows(rows, ("captions", "true_captions")), sentences, strict=True)
     ):
-        frames = bags.frames_of(index)
-        picture = None
+        frames, picture = bags.frames_of(index), None
         if frames:
-            try:
-                picture = _inline(bags.frames.read(frames[len(frames) // 2]))
-            except MediaError:
-                picture = None
+            with suppress(MediaError):  # the page says that there is no picture
+                picture = inline_picture(bags.frames.read(frames[len(frames) // 2]), _SIDE)
         people = row.get("true_captions") or row.get("captions") or []
         cards[sentence["id"]] = sentence | {"picture": picture, "people": people}
     return cards
-
-
-def _inline(photo: Image.Image) -> Markup:
-    """A small copy of a photo as the value of an `src` attribute."""
-    photo = photo.convert("RGB")
-    photo.thumbnail((_SIDE, _SIDE))
-    content = BytesIO()
-    photo.save(content, "JPEG", quality=85)
-    return Markup(f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}")

@@ -2,10 +2,12 @@
 
 import base64
 import mimetypes
+from io import BytesIO
 from pathlib import Path
 
 import jinja2
 from markupsafe import Markup
+from PIL import Image
 
 from truetag.io.files import write_text
 
@@ -25,6 +27,15 @@ def write_page(path: Path, template: str, **values: object) -> None:
 def inline_photo(path: Path) -> Markup:
     """A photo file as the value of an `src` attribute."""
     return _data_url(path.read_bytes(), mimetypes.guess_type(path.name)[0] or "image/jpeg")
+
+
+def inline_picture(picture: Image.Image, side: int) -> Markup:
+    """A small copy of a picture, of at most `side` pixels each way, as the value of an `src` attribute."""
+    picture = picture.convert("RGB")
+    picture.thumbnail((side, side))
+    content = BytesIO()
+    picture.save(content, "JPEG", quality=85)
+    return _data_url(content.getvalue(), "image/jpeg")
 
 
 def _data_url(content: bytes, kind: str) -> Markup:

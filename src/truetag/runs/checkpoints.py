@@ -138,3 +138,16 @@ def load_optimiser_state(optimiser: torch.optim.Optimizer, tensors: State) -> No
         index, _, name = key.partition("/")
         content["state"].setdefault(int(index), {})[name] = tensor
     optimiser.load_state_dict(content)
+
+
+def load_schedule_state(schedule: Any, optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Put a schedule back where it was, and its learning rates into the optimiser.
+
+    Args:
+        schedule: of the learning rates of the optimiser; that of torch, or what accelerate has made of it.
+        optimiser: gets the rates.
+        state: what the schedule's `state_dict` has given.
+    """
+    schedule.load_state_dict(state)
+    for group, rate in zip(optimiser.param_groups, schedule.get_last_lr(), strict=True):
+        group["lr"] = rate

@@ -116,32 +116,53 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Check every range once, here."""
         for name in ("dropout", "initial_missing_rate", "initial_incorrect_rate", "validation_fraction"):
-            self._require(name, lambda value: 0 <= value < 1, "a number from 0 to below 1")
+            require(self, name, lambda value: 0 <= value < 1, "a number from 0 to below 1")
         for name in ("resolution", "batch_size", "learning_rate", "stage2_learning_rate", "num_frames"):
-            self._require(name, lambda value: value > 0, "a number above 0")
+            require(self, name, lambda value: value > 0, "a number above 0")
         for name in (
             *("stage1_epochs", "stage2_epochs", "num_workers", "frames_at_a_time", "checkpoint_seconds"),
             *("backbone_learning_rate", "noise_learning_rate", "noise_weight_learning_rate"),
             *("weight_decay", "noise_weight_decay"),
         ):
-            self._require(name, lambda value: value >= 0, "0 or more")
-        self._require("q", lambda value: value == "auto" or 0 <= value <= 1, "auto or a number from 0 to 1")
-        self._require("seed", lambda value: 0 <= value < 2**31, "a whole number from 0 to below 2^31")
-        for field in dataclasses.fields(self):
-            if get_origin(field.type) is Literal:
-                choices = get_args(field.type)
-                self._require(field.name, lambda value, among=choices: value in among, f"one of {', '.join(choices)}")
+            require(self, name, lambda value: value >= 0, "0 or more")
+        require(self, "q", lambda value: value == "auto" or 0 <= value <= 1, "auto or a number from 0 to 1")
+        require(self, "seed", lambda value: 0 <= value < 2**31, "a whole number from 0 to below 2^31")
+        require_choices(self)
         if self.noise_model != "none":
-            self._require("stage2_epochs", lambda value: value > 0, "a number above 0 where there is a noise model")
+            require(self, "stage2_epochs", lambda value: value > 0, "a number above 0 where there is a noise model")
         if self.noise_model == "auto" or self.validity:
-            self._require("level", lambda value: value == "bag", "bag where captions or noise models are judged")
+            require(self, "level", lambda value: value == "bag", "bag where captions or noise models are judged")
         if self.noise_model == "auto":
-            self._require("stage1_epochs", lambda value: value > 0, "a number above 0 where the noise model is auto")
+            require(self, "stage1_epochs", lambda value: value > 0, "a number above 0 where the noise model is auto")
 
-    def _require(self, name: str, holds: Callable[[Any], bool], expected: str) -> None:
-        value = getattr(self, name)
-        if value is not None and not holds(value):
-            raise InputError(f"{name}: expected {expected}, got {value!r}")
+
+def require(config: Any, name: str, holds: Callable[[Any], bool], expected: str) -> None:
+    """Refuse a value of a setting; None is never refused, as it leaves a setting open.
+
+    Args:
+        config: has the setting.
+        name: of the setting.
+        holds: whether a value is one of its values.
+        expected: what its values are, for the message.
+
+    Raises:
+        InputError: the value is not one of them.
+    """
+    value = getattr(config, name)
+    if value is not None and not holds(value):
+        raise InputError(f"{name}: expected {expected}, got {value!r}")
+
+
+def require_choices(config: Any) -> None:
+    """Refuse values that are not among the few that their settings have.
+
+    Raises:
+        InputError: a value is none of them.
+    """
+    for field in dataclasses.fields(config):
+        if get_origin(field.type) is Literal:
+            choices = get_args(field.type)
+            require(config, field.name, lambda value, among=choices: value in among, f"one of {', '.join(choices)}")
 
 
 Config = TypeVar("Config")

@@ -20,6 +20,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from PIL import Image
 from truetag.data.vocabulary import Vocabulary, read_vocabulary, write_vocabulary
 from truetag.errors import InputError
 from truetag.io.files import link_or_copy, locked, write_json
+from truetag.io.fingerprints import fingerprint
 from truetag.io.paths import takes_paths
 from truetag.io.tensors import State, digest_state, read_tensors, write_tensors
 from truetag.io.text import decode, parse_line, require_file, require_text, shown, text_lines
@@ -103,11 +105,11 @@ class Run:
             state |= self.load_state("backbone")
         return state
 
-    def parts(self) -> Iterator[bytes]:
-        """The content of all files that predictions depend on."""
-        for name in _PREDICTING:
-            if (self.folder / name).is_file():
-                yield (self.folder / name).read_bytes()
+    @cached_property
+    def digest(self) -> str:
+        """A fingerprint of all files that predictions depend on, when it is first asked for."""
+        paths = (self.folder / name for name in _PREDICTING)
+        return fingerprint(path.read_bytes() for path in paths if path.is_file())
 
     def has_state(self, name: str) -> bool:
         """Whether NAME.safetensors is there."""

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int8, Int64
+from jaxtyping import Bool, Int8, Int64, Shaped
 from torch import Tensor
 
 from truetag.data.bags import read_bags
@@ -185,36 +185,71 @@ def _choose_parts(inputs: TrainingInputs) -> tuple[_Part, _Part]:
         The training part, and the validation part.
     """
     config, manifest, vocabulary = inputs.config, inputs.manifest, inputs.vocabulary
-    splits = manifest.rows["split"][:]
-    rows = [row for row, split in enumerate(splits) if split in (None, "train")]
-    validation_rows = [row for row, split in enumerate(splits) if split == "validation"]
-    if not rows:
-        raise InputError(f"{manifest.path}: no row has split 'train', its splits are: {sorted(set(splits))}")
-    unused = Counter(split for split in splits if split not in (None, "train", "validation"))
-    for split, count in unused.items():
-        tell(f"{counted(count, 'row')} of split {shown(split)} not learnt from")
+    rows, validation_rows = rows_to_learn_from(manifest)
     labels = observed_labels(manifest.rows.select(rows), vocabulary)
     if not (labels == 1).any():
         raise InputError(f"{manifest.path}: no training row names a word of the vocabulary")
     if validation_rows:
         validation_labels = observed_labels(manifest.rows.select(validation_rows), vocabulary)
         return _Part(rows, labels), _Part(validation_rows, validation_labels)
-    if not config.validation_fraction:
+    # every noisy choice needs held-out rows; where none are given they are cut here, the same for the same seed
+    train, validation = hold_out(manifest, rows, labels, config.validation_fraction, config.seed)
+    return (
+        _Part([rows[index] for index in train], labels[train]),
+        _Part([rows[index] for index in validation], labels[validation]),
+    )
+
+
+def rows_to_learn_from(manifest: Manifest) -> tuple[list[int], list[int]]:
+    """The rows to train and to validate on, by their splits; the rows of other splits are told.
+
+    Returns:
+        The indices of both; there may be none to validate on.
+
+    Raises:
+        InputError: there are no rows to train on.
+    """
+    splits = manifest.rows["split"][:]
+    train = [row for row, split in enumerate(splits) if split in (None, "train")]
+    validation = [row for row, split in enumerate(splits) if split == "validation"]
+    if not train:
+        raise InputError(f"{manifest.path}: no row has split 'train', its splits are: {sorted(set(splits))}")
+    unused = Counter(split for split in splits if split not in (None, "train", "validation"))
+    for split, count in unused.items():
+        tell(f"{counted(count, 'row')} of split {shown(split)} not learnt from")
+    return train, validation
+
+
+def hold_out(
+    manifest: Manifest, rows: list[int], labels: Shaped[Tensor, "N K"], fraction: float, seed: int
+) -> tuple[list[int], list[int]]:
+    """Cut validation rows off the training rows: every label keeps its share, and groups stay together.
+
+    Args:
+        manifest: has the groups of the rows.
+        rows: N of its rows.
+        labels: of these rows.
+        fraction: the share to hold out.
+        seed: decides which.
+
+    Returns:
+        The indices, among these rows, of those to train on and of those to validate on.
+
+    Raises:
+        InputError: the share is 0, or one of both would be empty.
+    """
+    if not fraction:
         raise InputError(
             f"validation_fraction: expected a share above 0, since {manifest.path} has no rows of split 'validation', "
             "got 0"
         )
-    # every noisy choice needs held-out rows; where none are given they are cut here, the same for the same seed
-    fractions = {"train": 1 - config.validation_fraction, "validation": config.validation_fraction}
+    fractions = {"train": 1 - fraction, "validation": fraction}
     groups = manifest.rows["group"][:]
-    generator = torch.Generator().manual_seed(config.seed)
+    generator = torch.Generator().manual_seed(seed)
     parts = np.array(stratified_split(labels, fractions, generator, [groups[row] for row in rows]))
     train, validation = ((parts == name).nonzero()[0].tolist() for name in fractions)
     if not train or not validation:
         raise InputError(
             f"{manifest.path}: expected enough rows to learn from and to hold some out, got {counted(len(rows), 'row')}"
         )
-    return (
-        _Part([rows[index] for index in train], labels[train]),
-        _Part([rows[index] for index in validation], labels[validation]),
-    )
+    return train, validation

@@ -18,12 +18,12 @@ from truetag import optimisation
 from truetag.data.batches import Batch, EpochBatches, PhotoBags
 from truetag.evaluation.ranking import average_precision, mean_over_labels
 from truetag.io.signals import ignore_signals, stoppable
-from truetag.io.tensors import State
+from truetag.io.tensors import State, copy_state
 from truetag.io.terminal import Progress
 from truetag.losses import q_likelihood
 from truetag.models.classifier import Classifier
 from truetag.noise_models import NoiseModel, observed_logits
-from truetag.runs.checkpoints import Checkpoint, Position, load_optimiser_state, optimiser_state
+from truetag.runs.checkpoints import Checkpoint, Position, load_optimiser_state, load_schedule_state, optimiser_state
 from truetag.runs.config import TrainConfig
 from truetag.runs.journal import Journal
 from truetag.training.preparation import Bags, TrainingData
@@ -102,7 +102,7 @@ class Stage:
             network, optimiser, loader, schedule
         )
         self.parameters = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
-        self.position, self.best = Position(settings.number), _copy(trained_state(network, config.freeze_backbone))
+        self.position, self.best = Position(settings.number), copy_state(trained_state(network, config.freeze_backbone))
 
     def run(self) -> None:
         """Train to the end.
@@ -211,7 +211,7 @@ class Stage:
         )
         if validation_ap > position.best_score or self.config.select == "last":
             position.best_epoch, position.best_score = position.epoch, validation_ap
-            self.best = _copy(trained_state(self.network, self.config.freeze_backbone))
+            self.best = copy_state(trained_state(self.network, self.config.freeze_backbone))
         position.epoch, position.step, position.total_loss = position.epoch + 1, 0, 0.0
 
     @torch.inference_mode()
@@ -250,9 +250,7 @@ class Stage:
         self.position, self.best = checkpoint.position, checkpoint.best
         self.network.load_state_dict(checkpoint.network, strict=False)
         load_optimiser_state(self.optimiser, checkpoint.optimiser)
-        self.schedule.load_state_dict(checkpoint.note["schedule"])
-        for group, rate in zip(self.optimiser.param_groups, self.schedule.get_last_lr(), strict=True):
-            group["lr"] = rate
+        load_schedule_state(self.schedule, self.optimiser, checkpoint.note["schedule"])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(checkpoint.note["scaler"])
         return self.position
@@ -279,10 +277,6 @@ def _make_optimiser(network: ObservedNetwork, settings: StageSettings, config: T
             config.noise_learning_rate, config.noise_weight_learning_rate, config.noise_weight_decay
         )
     return optimisation.make_optimiser(groups, [network], config.optimiser)
-
-
-def _copy(state: State) -> State:
-    return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
 
 
 def _loader(bags: Bags, config: TrainConfig, stage: int) -> tuple[DataLoader, EpochBatches]:

@@ -7,6 +7,9 @@ if TYPE_CHECKING:
     from truetag.crossfit import cross_val_posterior as cross_val_posterior
     from truetag.crossfit import known_labels_scorer as known_labels_scorer
     from truetag.estimator import NoisyLabelClassifier as NoisyLabelClassifier
+    from truetag.issues import count_label_issues as count_label_issues
+    from truetag.issues import example_quality as example_quality
+    from truetag.issues import find_label_issues as find_label_issues
     from truetag.models.building import load as load
 
 __version__ = "0.1.0"
@@ -15,6 +18,9 @@ _MODULES = ("latent", "pooling", "noise_models", "losses", "em", "evaluation", "
 _NAMES = {
     "NoisyLabelClassifier": "estimator",
     "cross_val_posterior": "crossfit",
+    "find_label_issues": "issues",
+    "count_label_issues": "issues",
+    "example_quality": "issues",
     "load": "models.building",
     "known_labels_scorer": "crossfit",
 }

@@ -33,6 +33,10 @@ def _show_import(summary: Any) -> str:
     return importlib.import_module("truetag.data.importing").format_summary(summary)
 
 
+def _show_audit(found: Any) -> str:
+    return importlib.import_module("truetag.audit.find").format_audit(found)
+
+
 def _show_metrics(metrics: Any) -> str:
     return importlib.import_module("truetag.evaluate").format_metrics(metrics)
 
@@ -120,6 +124,18 @@ COMMANDS = {
         ("run", "inputs"),
         "tag photos, folders or manifests",
         lambda num_tagged: None,
+    ),
+    "audit": Command(
+        "truetag.audit.find:audit",
+        ("run", "manifest"),
+        "find the tags that are probably wrong or missing, with a page to review them",
+        _show_audit,
+    ),
+    "clean": Command(
+        "truetag.audit.clean:clean",
+        ("manifest",),
+        "apply an audit, or what a person decided on its page, to a manifest",
+        lambda changes: changes.describe(),
     ),
     "caption train": Command(
         "truetag.captioning.train:train_captioner",
@@ -302,4 +318,4 @@ def _overview(prefix: str = "") -> str:
 
 
 def _listed(summaries: dict[str, str]) -> list[str]:
-    return [f"  {name:16} {summary}" for name, summary in summaries.items()]
+    return [f"  {name:18} {summary}" for name, summary in summaries.items()]

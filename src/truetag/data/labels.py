@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int, Int8, Int64
+from jaxtyping import Bool, Int, Int8, Int64
 from scipy import sparse
 from torch import Tensor
 
@@ -24,7 +24,7 @@ from truetag.io.text import shown
 LabelSource = Literal["observed", "captions", "tags", "true"]
 CaptionSource = Literal["observed", "captions", "true"]
 
-OBSERVED_FIELDS = ("id", "captions", "tags", "unknown_tags", "rejected_tags")
+OBSERVED_FIELDS = ("id", "captions", "tags", "unknown_tags", "verified_tags", "rejected_tags")
 ANY_TAG = "*"
 """In `unknown_tags`: every tag that the row does not name."""
 TRUE_FIELDS = ("true_captions", "true_tags")
@@ -33,7 +33,7 @@ TRUE_FIELDS = ("true_captions", "true_tags")
 def observed_labels(rows: Rows, vocabulary: Vocabulary) -> Int8[Tensor, "N K"]:
     """What people said about each bag: 1 where a caption or tag names the word, -1 where `unknown_tags` does, else 0.
 
-    `rejected_tags`, which a person found absent, are 0 whatever else the row says.
+    `verified_tags`, which a person found present, are 1 whatever else the row says, and `rejected_tags` are 0.
 
     >>> words = Vocabulary(("dog", "teddy bear", "frisbee"), ("NN",) * 3, (3, 2, 1))
     >>> row = {"id": "a", "captions": ["A dog and a Teddy-bear."], "unknown_tags": ["frisbee"]}
@@ -61,6 +61,7 @@ def label_matrix(rows: Rows, vocabulary: Vocabulary, source: LabelSource) -> Int
 
     present: list[tuple[int, int]] = []
     unknown: list[tuple[int, int]] = []
+    verified: list[tuple[int, int]] = []
     rejected: list[tuple[int, int]] = []
     open_rows: list[int] = []
     num_rows = 0
@@ -69,15 +70,31 @@ def label_matrix(rows: Rows, vocabulary: Vocabulary, source: LabelSource) -> Int
         present += cells_of(num_rows - 1, evidence.tags)
         present += [(num_rows - 1, label) for caption in evidence.captions for label in words_of_caption(caption)]
         unknown += cells_of(num_rows - 1, evidence.unknown)
+        verified += cells_of(num_rows - 1, evidence.verified)
         rejected += cells_of(num_rows - 1, evidence.rejected)
         if ANY_TAG in evidence.unknown:
             open_rows.append(num_rows - 1)
     labels = torch.zeros(num_rows, len(vocabulary), dtype=torch.int8)
     labels[open_rows] = -1
-    for cells, value in ((unknown, -1), (present, 1), (rejected, 0)):  # in this order: a person's decision wins
+    # in this order: a person's decision wins
+    for cells, value in ((unknown, -1), (present, 1), (verified, 1), (rejected, 0)):
         if cells:
             labels[torch.tensor(cells).unbind(1)] = value
     return labels
+
+
+def decided_labels(rows: Rows, vocabulary: Vocabulary) -> Bool[Tensor, "N K"]:
+    """Where a person has decided: the labels that `verified_tags` or `rejected_tags` name."""
+    cells: list[tuple[int, int]] = []
+    num_rows = 0
+    for num_rows, row in enumerate(stream_rows(rows, ("verified_tags", "rejected_tags")), start=1):
+        names = [*(row.get("verified_tags") or ()), *(row.get("rejected_tags") or ())]
+        labels = (label for name in names for label in vocabulary.labels_of_name.get(normalise(name), ()))
+        cells += [(num_rows - 1, label) for label in labels]
+    decided = torch.zeros(num_rows, len(vocabulary), dtype=torch.bool)
+    if cells:
+        decided[torch.tensor(cells).unbind(1)] = True
+    return decided
 
 
 def caption_counts(
@@ -144,6 +161,7 @@ class _Evidence(NamedTuple):
     captions: Sequence[str]
     tags: Sequence[str]
     unknown: Sequence[str] = ()
+    verified: Sequence[str] = ()
     rejected: Sequence[str] = ()
 
 
@@ -166,7 +184,8 @@ def _evidence(row: Row, source: LabelSource) -> _Evidence:
             captions, tags = row.get("captions") or [], row.get("tags") or []
             if row.get("captions") is None and row.get("tags") is None:
                 raise InputError(f"row {shown(row['id'])}: has neither captions nor tags")
-    return _Evidence(captions, tags, row.get("unknown_tags") or [], row.get("rejected_tags") or [])
+    decisions = (row.get(name) or [] for name in ("unknown_tags", "verified_tags", "rejected_tags"))
+    return _Evidence(captions, tags, *decisions)
 
 
 def _caption_matcher(vocabulary: Vocabulary) -> Callable[[str], set[int]]:

@@ -11,7 +11,10 @@ from truetag.errors import InputError
 from truetag.io.text import one_line, shown
 
 TEXT_FIELDS = ("id", "image", "video", "features", "split", "group")
-LIST_FIELDS = ("frames", "captions", "tags", "unknown_tags", "rejected_tags", "true_captions", "true_tags")
+LIST_FIELDS = (
+    *("frames", "captions", "tags", "tag_sources", "unknown_tags", "verified_tags", "rejected_tags"),
+    *("true_captions", "true_tags", "changes"),
+)
 FIELDS = (*TEXT_FIELDS, *LIST_FIELDS)
 MEDIA_FIELDS = ("image", "frames", "video", "features")
 
@@ -70,6 +73,9 @@ def check_row(location: str, row: Row) -> None:
             raise InputError(f"{location}: {name} must be text, got {shown(value)}")
         if name in LIST_FIELDS and not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
             raise InputError(f"{location}: {name} must be a list of texts, got {shown(value)}")
+    if (sources := row.get("tag_sources")) is not None and len(sources) != len(row.get("tags") or ()):
+        num_tags = len(row.get("tags") or ())
+        raise InputError(f"{location}: tag_sources: expected one for each of {num_tags} tags, got {len(sources)}")
     if not row.get("id"):
         raise InputError(f"{location}: id is missing or empty")
     media = [name for name in MEDIA_FIELDS if row.get(name)]

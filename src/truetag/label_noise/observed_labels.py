@@ -4,7 +4,8 @@ Two other conventions use -1 for *absent*: -1/+1, and PASCAL VOC's 1/-1 with 0 f
 no negatives to learn from, and nothing looks wrong until the scores do. They are recognised by their zeros and refused.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
@@ -68,14 +69,9 @@ def observed_labels(
     if values.ndim != 2 or not values.shape[1] or values.shape != (num_examples, num_labels or values.shape[1]):
         expected = f"[{num_examples}, {num_labels or 'number of labels'}]"
         raise InputError(f"y: expected shape {expected}, one row per example of X, got shape {values.shape}")
-    wrong = ~((values == 0) | (values == 1) | (values == -1) | np.isnan(values))
-    if wrong.any():
-        row, column = np.argwhere(wrong)[0]
-        got = f"got {values[row, column]:g} at row {row}, column {column}"
-        hint = "; if these are lists of label numbers, pass `[set(row) for row in y]`" if isinstance(y, list) else ""
-        raise InputError(f"{_EXPECTED}; {got}{hint}")
+    _refuse_other_values(values, of_list=isinstance(y, list))
     if not minus_one_is_unknown:
-        _refuse_other_conventions(values, each_label=names is None)
+        _refuse_other_conventions(_count_values(values), each_label=names is None)
     is_unknown = values == -1
     matrix = torch.from_numpy(np.where(is_unknown, np.nan, values).astype(np.float32))
     return ObservedLabels(matrix, found, is_tag_list=False, has_minus_one=bool(is_unknown.any()))
@@ -101,17 +97,85 @@ def as_groups(groups: Any, num_examples: int) -> list[Any]:
     return keys
 
 
-def _refuse_other_conventions(values: Shaped[np.ndarray, "N K"], each_label: bool) -> None:
+class LabelReader:
+    """Labels in any of the forms above, read some examples at a time.
+
+    Arrays of numbers, memory-mapped ones among them, are read and checked part by part; other forms are read at once.
+
+    Args:
+        labels: in any form that `observed_labels` takes.
+        num_examples: N.
+        names: of the labels, in the order that is wanted; None: those that the labels have.
+        argument: what messages call the labels.
+
+    Raises:
+        InputError: as of `observed_labels`.
+    """
+
+    def __init__(self, labels: Any, num_examples: int, names: Sequence[Hashable] | None, argument: str = "Z") -> None:
+        self._argument = argument
+        if isinstance(labels, Tensor):
+            labels = labels.numpy(force=True)
+        if isinstance(labels, np.ndarray) and labels.ndim == 2 and labels.dtype.kind in "biuf":
+            self._labels, self.names, self.num_labels = labels, None, labels.shape[1]
+            if len(labels) != num_examples:
+                raise InputError(f"{argument}: expected {num_examples} rows, one per example, got {len(labels)}")
+            self._counts: Shaped[np.ndarray, "3 K"] | None = np.zeros((3, self.num_labels), np.int64)
+            return
+        with self._naming():
+            read = observed_labels(labels, num_examples, names)
+        self._labels, self.names, self.num_labels = read.matrix.numpy(), read.names, read.matrix.shape[1]
+        self._counts = None  # checked already
+
+    def read(self, part: slice) -> Float32[np.ndarray, "A K"]:
+        """The labels of some examples, NaN where unknown."""
+        values = self._labels[part]
+        if self._counts is None:
+            return values
+        with self._naming():
+            _refuse_other_values(values, part.start)
+        self._counts += _count_values(values)
+        return np.where(values == -1, np.nan, values).astype(np.float32)
+
+    def check_convention(self) -> None:
+        """Raise an `InputError` if -1 probably meant absent in all that was read."""
+        if self._counts is not None:
+            with self._naming():
+                _refuse_other_conventions(self._counts, each_label=True)
+
+    @contextmanager
+    def _naming(self) -> Iterator[None]:
+        try:
+            yield
+        except InputError as error:
+            raise InputError(str(error).replace("y: ", f"{self._argument}: ", 1)) from None
+
+
+def _refuse_other_values(values: Shaped[np.ndarray, "N K"], first_row: int = 0, of_list: bool = False) -> None:
+    wrong = ~((values == 0) | (values == 1) | (values == -1) | np.isnan(values))
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0]
+        got = f"got {values[row, column]:g} at row {first_row + row}, column {column}"
+        hint = "; if these are lists of label numbers, pass `[set(row) for row in y]`" if of_list else ""
+        raise InputError(f"{_EXPECTED}; {got}{hint}")
+
+
+def _count_values(values: Shaped[np.ndarray, "N K"]) -> Shaped[np.ndarray, "3 K"]:
+    """How often each label is 1, 0 and -1."""
+    return np.stack([(values == value).sum(0) for value in (1, 0, -1)])
+
+
+def _refuse_other_conventions(counts: Shaped[np.ndarray, "3 K"], each_label: bool) -> None:
     """Raise where -1 probably means absent: a label, or where rows are few the whole matrix, has -1 and no 0."""
-    present, absent, unknown = ((values == value).sum(0) for value in (1, 0, -1))
+    present, absent, unknown = counts
     if not unknown.any():
         return
     if len(columns := np.flatnonzero((unknown > 0) & (absent == 0))) and (each_label or not absent.any()):
         where = "no label has a 0" if not absent.any() else f"column {columns[0]} has no 0"
         raise InputError(f"{_EXPECTED}; got -1 where {where}, which looks like the convention -1/+1: {_CONVERSIONS}")
     if unknown.sum() >= _VOC_ABSENT * absent.sum() and present.sum() >= _VOC_PRESENT * absent.sum():
-        counts = f"{unknown.sum()} times -1, {absent.sum()} times 0, {present.sum()} times 1"
-        raise InputError(f"{_EXPECTED}; got {counts}, which looks like PASCAL VOC's convention: {_CONVERSIONS}")
+        counted = f"{unknown.sum()} times -1, {absent.sum()} times 0, {present.sum()} times 1"
+        raise InputError(f"{_EXPECTED}; got {counted}, which looks like PASCAL VOC's convention: {_CONVERSIONS}")
 
 
 def _as_floats(y: Any) -> Shaped[np.ndarray, "*S"]:

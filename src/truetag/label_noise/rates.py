@@ -20,14 +20,16 @@ The four estimates of a label are (log a, b, logit q01, logit q10), in this orde
 with n_1 and n_0 the numbers of examples in a bin that have the label and that do not.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Float64, Shaped
 from torch import Tensor
 
-from truetag.latent import known
+from truetag.latent import known, observe
+from truetag.noise_models import transition
 
 NUM_BINS = 64
 EXCESS = 0.4
@@ -50,7 +52,7 @@ _LABELS_AT_A_TIME = 256
 
 @dataclass(frozen=True)
 class Calibration:
-    """Per label: p(y=1|s) = sigmoid(scale s + shift), and the rates."""
+    """Per label: p(y=1|s) = ceiling sigmoid(scale s + shift), and the rates."""
 
     scale: Float[Tensor, "K"]
     shift: Float[Tensor, "K"]
@@ -58,10 +60,23 @@ class Calibration:
     """q01 = p(z=0 | y=1)."""
     incorrect: Float[Tensor, "K"]
     """q10 = p(z=1 | y=0)."""
+    common_missing: Float[Tensor, ""]
+    """The missing rate that labels have in common: the median of their prior."""
+    missing_deviation: Float[Tensor, "K"]
+    """Standard deviation of the missing rate, given all that is observed."""
+    incorrect_deviation: Float[Tensor, "K"]
+    """Standard deviation of the incorrect rate, likewise."""
+    ceiling: Float[Tensor, "K"]
+    """p(y=1|s) where the score is highest: 1, unless `split_ceilings` lowers it."""
+
+    def to(self, like: Tensor) -> "Calibration":
+        """The same in the type and on the device of another tensor."""
+        return Calibration(*(value.to(like) for value in vars(self).values()))
 
     def true_logits(self, logits: Float[Tensor, "N K"]) -> Float[Tensor, "N K"]:
         """Logit of p(y=1|s)."""
-        return logits * self.scale + self.shift
+        # a ceiling is a missing rate by its equation
+        return observe(logits * self.scale + self.shift, transition(len(self.ceiling), 1 - self.ceiling, 0.0))
 
 
 def calibrate(
@@ -90,14 +105,41 @@ def calibrate(
     # a label that is always there is no sign of how often others are missing
     has_contrast = (counts.present.sum(1) > 0) & (counts.present.sum(1) < counts.examples.sum(1))
     edge = torch.stack([(log_evidence + prior).logsumexp(1)[has_contrast].sum() for prior in log_prior]).argmax()
-    picked = (log_evidence + log_prior[edge]).argmax(1)
-    chosen = estimates[torch.arange(len(picked)), picked].to(logits.dtype)
+    log_posterior = log_evidence + log_prior[edge]
+    picked = log_posterior.argmax(1)
+    chosen = estimates[torch.arange(len(picked)), picked]
+    incorrect = chosen[:, _INCORRECT].sigmoid()
+    precision = slope(counts, chosen)[1][:, _INCORRECT, _INCORRECT] + deviations[_INCORRECT] ** -2
     return Calibration(
         scale=chosen[:, _LOG_SCALE].exp(),
         shift=chosen[:, _SHIFT],
         missing=chosen[:, _MISSING].sigmoid(),
-        incorrect=chosen[:, _INCORRECT].sigmoid(),
-    )
+        incorrect=incorrect,
+        common_missing=(_EDGES[edge] + EXCESS * math.log(2)).sigmoid(),
+        missing_deviation=_deviation_over_grid(log_posterior),
+        incorrect_deviation=incorrect * (1 - incorrect) / precision.sqrt(),
+        ceiling=torch.ones_like(incorrect),
+    ).to(logits)
+
+
+def split_ceilings(calibration: Calibration) -> Calibration:
+    """Rates and probabilities that suit the posterior: not all that a curve lacks at its upper end is missing tags.
+
+    A curve that levels out below 1 shows a product, (1 - q01 - q10) times the highest p(y=1|s), and nothing in scores
+    and labels says which of the two is low: the label is often left out, or even the clearest photo leaves it open.
+    Where a label's missing rate exceeds the common one, half of the excess (in log odds) therefore counts as missing
+    tags and half as doubt; the curve stays as it is. If all of it were missing tags, the labels with the most doubt
+    would fill the top of every list.
+
+    >>> one = torch.ones(1)
+    >>> found = Calibration(one, 0 * one, 0.6 * one, 0 * one, torch.tensor(0.2), 0.1 * one, 0.1 * one, ceiling=one)
+    >>> split_ceilings(found).missing, split_ceilings(found).ceiling
+    (tensor([0.3798]), tensor([0.6449]))
+    """
+    own, common = calibration.missing.logit(), calibration.common_missing.logit()
+    missing = torch.where(own > common, (own + common) / 2, own).sigmoid()
+    ceiling = (1 - calibration.missing - calibration.incorrect) / (1 - missing - calibration.incorrect)
+    return replace(calibration, missing=missing, ceiling=ceiling.clamp(max=1))
 
 
 class Counts(NamedTuple):
@@ -115,12 +157,17 @@ class Counts(NamedTuple):
 def count_by_score(
     logits: Float[Tensor, "N K"], labels: Shaped[Tensor, "N K"], weights: Float[Tensor, "N"] | None
 ) -> Counts:
-    """Sort the examples of each label into `NUM_BINS` bins of equal width between its lowest and its highest score."""
+    """Sort the examples of each label into `NUM_BINS` bins of equal width between its lowest and its highest score.
+
+    Examples that are unknown or have no weight count for nothing, the bounds included.
+    """
     scores, is_known = logits.detach().double(), known(labels)
-    lowest, highest = scores.min(0).values, scores.max(0).values
-    width = (highest - lowest).clamp(min=1e-9) / NUM_BINS
-    bins = ((scores - lowest) / width).long().clamp(0, NUM_BINS - 1)
     each = is_known.double() if weights is None else is_known * weights.double().unsqueeze(1)
+    lowest, highest = (torch.where(each > 0, scores, end) for end in (torch.inf, -torch.inf))
+    lowest, highest = lowest.min(0).values, highest.max(0).values
+    lowest, highest = (torch.where(lowest <= highest, bound, 0) for bound in (lowest, highest))  # of an unknown label
+    width = (highest - lowest).clamp(min=1e-9) / NUM_BINS
+    bins = ((scores - lowest) / width).clamp(0, NUM_BINS - 1).long()
     present = torch.where(is_known, labels, 0).double() * each
     examples, named, score = (
         torch.zeros(NUM_BINS, scores.shape[1], dtype=torch.float64).scatter_add_(0, bins, values).T
@@ -166,6 +213,13 @@ def _over_grid(
     estimates, precision = _maximise(of_grid, start, grid, deviations, _NUM_GRID_STEPS)
     density = _log_density(of_grid, estimates, grid, deviations)
     return density - torch.linalg.slogdet(precision)[1] / 2, estimates
+
+
+def _deviation_over_grid(log_posterior: Float64[Tensor, "K G"]) -> Float64[Tensor, "K"]:
+    """Standard deviation of the missing rate, from its log posterior over `_EDGES`."""
+    weights, rates = log_posterior.softmax(1), _EDGES.sigmoid()
+    mean = weights @ rates
+    return (weights * (rates - mean.unsqueeze(1)) ** 2).sum(1).sqrt()
 
 
 def _exponential_priors() -> Float64[Tensor, "E G"]:

@@ -1,10 +1,10 @@
 """Training on what the observed labels probably mean: one E-step of EM, in which no example vouches for itself.
 
-A head is trained on the other folds; its out-of-sample logits are calibrated together with the rates of wrong labels
-(`rates.calibrate`); the other tags of the example add what they imply (`relations`); and Bayes gives
-rho = p(y=1|z,x) [Appendix Eq. 2]. A second head is trained on rho instead of z. In plain EM the same network supplies
-the logits of the E-step and has already learnt the wrong labels: it believes what it has seen. A second round would
-bring that back (the rho of the other folds has seen the label) and does worse, so there is only one.
+A head is trained on the other folds, and its out-of-sample logits give rho = p(y=1|z,x) [Appendix Eq. 2], with
+calibrated probabilities, estimated rates and the relations between labels (`posterior.label_posterior`). A second head
+is trained on rho instead of z. In plain EM the same network supplies the logits of the E-step and has already learnt
+the wrong labels: it believes what it has seen. A second round would bring that back (the rho of the other folds has
+seen the label) and does worse, so there is only one.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -18,8 +18,8 @@ from torch import Tensor
 from truetag.evaluation.decisions import expected_f1_thresholds
 from truetag.label_noise.heads import FittedHead, fit_head, out_of_sample_logits
 from truetag.label_noise.linear_head import Head
+from truetag.label_noise.posterior import label_posterior, observe_labels
 from truetag.label_noise.rates import Calibration, calibrate
-from truetag.label_noise.relations import fit_relations
 from truetag.label_noise.settings import HeadSettings
 from truetag.latent import known, posterior_logits
 from truetag.noise_models import FeatureIndependentNoise
@@ -29,10 +29,16 @@ HIGHEST_Q = 0.4
 
 
 class CalibratedLogits(NamedTuple):
-    """Out-of-sample logits of p(y=1|x), and the calibration that was applied to them."""
+    """Out-of-sample logits, and the calibration that suits them."""
 
-    logits: Float[Tensor, "N K"]
+    scores: Float[Tensor, "N K"]
+    """As the heads gave them."""
     calibration: Calibration
+
+    @property
+    def logits(self) -> Float[Tensor, "N K"]:
+        """Of p(y=1|x)."""
+        return self.calibration.true_logits(self.scores)
 
 
 @dataclass(frozen=True)
@@ -66,8 +72,7 @@ def calibrated_logits(
     weights = _in_examples(weights)
     logits = out_of_sample_logits(features, labels, settings, weights, groups, seed=seed, on_fold=on_fold)
     logits = logits.to(labels.device)
-    calibration = calibrate(logits, labels, weights)
-    return CalibratedLogits(calibration.true_logits(logits), calibration)
+    return CalibratedLogits(logits, calibrate(logits, labels, weights))
 
 
 def posterior_labels(
@@ -89,7 +94,7 @@ def posterior_labels(
         seed: decides the folds and the training.
     """
     calibrated = calibrated_logits(features, labels, settings, weights, groups, seed)
-    return PosteriorLabels(posterior_of(calibrated, labels, weights, seed), calibrated.calibration)
+    return PosteriorLabels(posterior_of(calibrated, labels, weights, groups, seed), calibrated.calibration)
 
 
 def fit_calibrated(
@@ -114,7 +119,7 @@ def fit_calibrated(
     log_q = estimated_noise(calibrated.calibration)()
     posterior = torch.where(known(labels), posterior_logits(calibrated.logits, log_q, labels).sigmoid(), -1)
     if settings.train_on_posterior:
-        labels = posterior = posterior_of(calibrated, labels, weights, seed)
+        labels = posterior = posterior_of(calibrated, labels, weights, groups, seed)
         settings = second_head_settings(settings)
     thresholds = expected_f1_thresholds(calibrated.logits.sigmoid().cpu(), posterior.cpu())
     head = fit_head(features, labels, settings, weights, seed=seed).head
@@ -162,20 +167,20 @@ def posterior_of(
     calibrated: CalibratedLogits,
     labels: Shaped[Tensor, "N K"],
     weights: Float[Tensor, "N"] | None = None,
+    groups: Sequence[Hashable] | None = None,
     seed: int = 0,
 ) -> Float[Tensor, "N K"]:
-    """rho from calibrated logits, label relations and the observed label itself; -1 where the label is unknown.
+    """rho of every observed label (`posterior.label_posterior`); -1 where the label is unknown.
 
     Args:
-        calibrated: logits of heads that did not see the example, and their calibration.
+        calibrated: logits of heads that did not see the example.
         labels: observed.
         weights: one per example, in any unit.
+        groups: near-duplicates.
         seed: decides the training of the relations.
     """
-    logits, calibration = calibrated
-    log_q = estimated_noise(calibration)()
-    relations = fit_relations(logits, log_q, labels, _in_examples(weights), seed=seed)
-    posterior = posterior_logits(relations(logits, log_q, labels), log_q, labels).sigmoid()
+    observation = observe_labels(labels, _in_examples(weights))
+    posterior = label_posterior(calibrated.scores, observation, groups, seed).probabilities
     return torch.where(known(labels), posterior, -1)
 
 

@@ -12,15 +12,18 @@ for at test time there are no tags.
 """
 
 import math
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from truetag.latent import known, negative_log_likelihood, observe, posterior_logits
+from truetag.data.stratify import grouped_folds
+from truetag.latent import known, negative_log_likelihood, observe
 
 RANK = 32
+NUM_FOLDS = 4
 NUM_EPOCHS = 20
 BATCH_SIZE = 256
 LEARNING_RATE = 3e-3
@@ -34,18 +37,21 @@ class Relations:
     left: Float[Tensor, "K R"]
     right: Float[Tensor, "K R"]
 
-    def __call__(
-        self,
-        true_logits: Float[Tensor, "N K"],
-        log_q: Float[Tensor, "*Q K 2 2"],
-        labels: Shaped[Tensor, "N K"],
-    ) -> Float[Tensor, "N K"]:
+    def __call__(self, true_logits: Float[Tensor, "N K"], surprise: Float[Tensor, "N K"]) -> Float[Tensor, "N K"]:
         """Logit of p(y_c=1 | x, z_-c); the observation of c itself is still to be added (`latent.posterior_logits`)."""
-        return true_logits + _told(_surprise(true_logits, log_q, labels), self.left, self.right)
+        return true_logits + _evidence(surprise, self.left, self.right)
+
+
+def surprise_of(
+    true_logits: Float[Tensor, "N K"], posterior: Float[Tensor, "N K"], labels: Shaped[Tensor, "N K"]
+) -> Float[Tensor, "N K"]:
+    """e: how much the observation of each label has changed our mind; 0 where it is unknown."""
+    return torch.where(known(labels), posterior - true_logits.sigmoid(), 0)
 
 
 def fit_relations(
     true_logits: Float[Tensor, "N K"],
+    surprise: Float[Tensor, "N K"],
     log_q: Float[Tensor, "K 2 2"],
     labels: Shaped[Tensor, "N K"],
     weights: Float[Tensor, "N"] | None = None,
@@ -56,27 +62,30 @@ def fit_relations(
 
     Args:
         true_logits: calibrated, of models that did not see the example.
+        surprise: e, as of `surprise_of`.
         log_q: transitions of each label.
-        labels: observed: 1, 0, NaN or -1 for unknown.
+        labels: observed: 1, 0, anything between, NaN or -1 for unknown.
         weights: of each example, in units of examples.
         rank: of W.
         seed: of the start and the order of examples.
 
     Two tags that are always true together; the image says nothing, and of the second tag half is missing:
 
+        >>> from truetag.latent import posterior_logits
         >>> generator = torch.Generator().manual_seed(0)
         >>> true = (torch.rand(4000, 1, generator=generator) < 0.5).expand(-1, 2)
         >>> observed = (true & (torch.rand(4000, 2, generator=generator) < torch.tensor([1.0, 0.5]))).float()
         >>> log_q = torch.tensor([[[0.98, 0.02], [0.02, 0.98]], [[0.98, 0.5], [0.02, 0.5]]]).log()
-        >>> relations = fit_relations(torch.zeros(4000, 2), log_q, observed)
-        >>> told = relations(torch.zeros(2, 2), log_q, torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
-        >>> told[:, 1].sigmoid().round(decimals=1)  # where the first is there the second is true, else it is not
+        >>> logits = torch.zeros(4000, 2)
+        >>> surprise = surprise_of(logits, posterior_logits(logits, log_q, observed).sigmoid(), observed)
+        >>> relations = fit_relations(logits, surprise, log_q, observed)
+        >>> rows = torch.tensor([observed[:, 0].argmax(), observed[:, 0].argmin()])  # with and without the first tag
+        >>> relations(logits, surprise)[rows, 1].sigmoid().round(decimals=1)  # is the second true?
         tensor([0.9000, 0.1000])
     """
     num_examples, num_labels = true_logits.shape
-    true_logits, log_q = true_logits.detach(), log_q.detach()
+    true_logits, surprise, log_q = true_logits.detach(), surprise.detach(), log_q.detach()
     generator = torch.Generator().manual_seed(seed)
-    surprise = _surprise(true_logits, log_q, labels)
     scale = 1 / math.sqrt(rank)
     left = torch.zeros(num_labels, rank, requires_grad=True)
     right = (scale * torch.randn(num_labels, rank, generator=generator)).requires_grad_()
@@ -84,7 +93,7 @@ def fit_relations(
     with torch.enable_grad():
         for _ in range(NUM_EPOCHS):
             for picks in torch.randperm(num_examples, generator=generator).split(BATCH_SIZE):
-                logits = true_logits[picks] + _told(surprise[picks], left, right)
+                logits = true_logits[picks] + _evidence(surprise[picks], left, right)
                 losses = negative_log_likelihood(observe(logits, log_q), labels[picks], "none").sum(1)
                 (losses if weights is None else losses * weights[picks]).mean().backward()
                 optimiser.step()
@@ -92,11 +101,44 @@ def fit_relations(
     return Relations(left.detach(), right.detach())
 
 
-def _surprise(true_logits: Tensor, log_q: Tensor, labels: Tensor) -> Float[Tensor, "N K"]:
-    posterior = posterior_logits(true_logits, log_q, labels).sigmoid()
-    return torch.where(known(labels), posterior - true_logits.sigmoid(), 0)
+def related_logits(
+    true_logits: Float[Tensor, "N K"],
+    surprise: Float[Tensor, "N K"],
+    log_q: Float[Tensor, "K 2 2"],
+    labels: Shaped[Tensor, "N K"],
+    weights: Float[Tensor, "N"] | None = None,
+    groups: Sequence[Hashable] | None = None,
+    seed: int = 0,
+) -> Float[Tensor, "N K"]:
+    """Logit of p(y_c=1 | x, z_-c) of each example, by relations that were learnt from other examples.
+
+    Relations that have seen an example fit its mistakes, and are confident of the most unusual ones.
+
+    Args:
+        true_logits: calibrated, of models that did not see the example.
+        surprise: e, as of `surprise_of`.
+        log_q: transitions of each label.
+        labels: observed.
+        weights: of each example, in units of examples.
+        groups: near-duplicates, which share a fold.
+        seed: decides the folds and the training.
+    """
+    folds = torch.from_numpy(grouped_folds(len(labels), NUM_FOLDS, torch.Generator().manual_seed(seed), groups))
+    logits = true_logits.clone()
+    for fold in folds.unique() if folds.any() else ():  # relations that saw no other example say nothing
+        rest, held_out = folds != fold, folds == fold
+        relations = fit_relations(
+            true_logits[rest],
+            surprise[rest],
+            log_q,
+            labels[rest],
+            None if weights is None else weights[rest],
+            seed=seed,
+        )
+        logits[held_out] = relations(true_logits[held_out], surprise[held_out])
+    return logits
 
 
-def _told(surprise: Tensor, left: Tensor, right: Tensor) -> Float[Tensor, "N K"]:
+def _evidence(surprise: Tensor, left: Tensor, right: Tensor) -> Float[Tensor, "N K"]:
     """What all tags say of each, less what it says of itself."""
     return (surprise @ right) @ left.T - surprise * (left * right).sum(1)

@@ -147,16 +147,16 @@ def soft_labels(
         num_bags: N.
     """
     log_absent = np.log1p(-np.minimum(validity, 1 - 1e-12))
-    return torch.from_numpy(-np.expm1(_sum_over_bags(log_absent, words, bags, num_bags))).float()
+    return torch.from_numpy(-np.expm1(sum_over_bags(log_absent, words, bags, num_bags))).float()
 
 
 def naming_shares(words: sparse.csr_array, bags: Int64[np.ndarray, "S"], num_bags: int) -> Float[Tensor, "N K"]:
     """The share of a bag's captions that name the word, which `caption_validity` wants the logits of; 0 without any."""
     sizes = np.maximum(np.bincount(bags, minlength=num_bags), 1)
-    return torch.from_numpy(_sum_over_bags(1 / sizes[bags], words, bags, num_bags)).float()
+    return torch.from_numpy(sum_over_bags(1 / sizes[bags], words, bags, num_bags)).float()
 
 
-def _sum_over_bags(
+def sum_over_bags(
     values: Float64[np.ndarray, "S"], words: sparse.csr_array, bags: Int64[np.ndarray, "S"], num_bags: int
 ) -> Float64[np.ndarray, "N K"]:
     """For each bag and word the sum of `values` over the captions that name it."""

@@ -14,10 +14,11 @@ from truetag import __version__
 from truetag.data.manifest import iterate_rows, read_manifest
 from truetag.data.vocabulary import read_vocabulary
 from truetag.io.text import counted
+from truetag.media.data_urls import inline_photo
 from truetag.paper.plan import Reproduction
 from truetag.paper.tables import CAPTION_COLUMNS, COLUMNS, TABLES, Row
 from truetag.reports.figures import plot_tagged_photos, save_figure
-from truetag.reports.page import inline_photo, write_page
+from truetag.reports.page import write_page
 from truetag.reports.tagged_photos import tag_photos
 from truetag.runs.folder import open_run
 from truetag.training.recipes import CLIP_SETTINGS, SCHEDULE, RecipeName

@@ -14,9 +14,10 @@ from truetag.errors import InputError
 from truetag.io.files import refuse_overwriting
 from truetag.io.paths import takes_paths
 from truetag.io.text import decode, parse_json
+from truetag.media.data_urls import inline_picture
 from truetag.media.files import Reading, SkipList
 from truetag.media.photos import MediaError
-from truetag.reports.page import inline_picture, write_page
+from truetag.reports.page import write_page
 
 _SIDE = 320  # pixels
 _GROUPS = ("Those that agree best with people", "Those in the middle", "Those that agree least")

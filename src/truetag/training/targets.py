@@ -172,7 +172,7 @@ def learn_from_features(
         state |= {"missing": rates.missing, "incorrect": rates.incorrect}
         state |= {"logit_mean": moments.mean, "logit_deviation": moments.deviation}
         if settings.train_on_posterior:
-            state["posterior"] = posterior_of(calibrated, labels, seed=config.seed).half()
+            state["posterior"] = posterior_of(calibrated, labels, groups=groups, seed=config.seed).half()
             settings = second_head_settings(settings)
     note["chosen"] = {name: getattr(settings, name) for name in CHOSEN_FIELDS}
     return state, note
@@ -201,10 +201,11 @@ def _mean_features(inputs: TrainingInputs, data: TrainingData) -> Float[Tensor, 
         spec = feature_spec(probe, inputs.config.backbone, digest_weights(classifier.backbone), inputs.preprocessing)
         cached = cached_features(bags.bags.frames, probe.eval(), spec, data.skips, inputs.reading.cache)
         bags = FeatureBags(cached.array, cached.rows, bags.starts, bags.labels, bags.ids)
-    return torch.cat(list(_batches_of_means(bags)))
+    return torch.cat(list(batches_of_means(bags)))
 
 
-def _batches_of_means(bags: FeatureBags) -> Iterator[Float[Tensor, "B D"]]:
+def batches_of_means(bags: FeatureBags) -> Iterator[Float[Tensor, "B D"]]:
+    """The mean over regions and frames of each bag, many bags at a time."""
     for first in range(0, len(bags), _BAGS_PER_BATCH):
         frame_of, mask = frame_indices(bags.starts, range(first, min(first + _BAGS_PER_BATCH, len(bags))))  # B T
         rows = bags.rows[frame_of]  # B T

@@ -1,0 +1,112 @@
+"""The review page: one HTML file, without a server or a network, on which a person decides what is right.
+
+Texts are data: they are put into the page as JSON, in which `<` cannot end the script, and shown as text alone. The
+policy of the page allows its own script and style, by their digests, and pictures that are inside it.
+"""
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+from markupsafe import Markup
+
+from truetag.data.bags import MediaBags
+from truetag.io.files import write_text
+from truetag.io.fingerprints import fingerprint
+from truetag.io.terminal import Progress, tell
+from truetag.media.data_urls import inline_picture
+from truetag.media.photos import MediaError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MOST_ISSUES = 10_000
+"""On the page; the tables have all."""
+MOST_PICTURES = 5_000
+"""A page of so many pictures is about 40 MB."""
+_SIDE, _QUALITY = 224, 70
+
+
+def write_page(
+    path: Path,
+    issues: "pd.DataFrame",
+    media: MediaBags | None,
+    title: str,
+    given: Mapping[str, Sequence[str]] | None = None,
+) -> None:
+    """Write the page.
+
+    Args:
+        path: where to.
+        issues: the ranked list of an audit.
+        media: the photos or clips of the examples; None where there are none.
+        title: what was audited.
+        given: the tags of each example as they were given, by its id.
+    """
+    if len(issues) > MOST_ISSUES:
+        tell(f"the page shows the first {MOST_ISSUES} of {len(issues)} issues; issues.csv has all")
+    issues = issues.head(MOST_ISSUES)
+    pictures = {} if media is None else _pictures(list(dict.fromkeys(issues["id"])), media)
+    numbers = {name: number for number, name in enumerate(pictures)}
+    entries: list[dict[str, Any]] = []
+    for issue in issues.to_dict("records"):
+        name = str(issue["id"])
+        entry = {"id": name, "kind": issue["kind"], "probability": round(issue["probability"], 4)}
+        entry |= {"record": issue["record"]} if issue["kind"] == "record" else {"label": str(issue["label"])}
+        entry |= {"picture": numbers.get(name, -1)}
+        if given and given.get(name):
+            entry["tags"] = ", ".join(given[name])
+        entries.append(entry)
+    digest = fingerprint([json.dumps([[entry["id"], entry["kind"], entry.get("label")] for entry in entries])])
+    data = {"digest": digest[:16], "issues": entries, "pictures": list(pictures.values())}
+    write_text(path, render(title, data))
+
+
+def render(title: str, data: dict[str, Any]) -> str:
+    """The page as text.
+
+    Args:
+        title: what was audited.
+        data: `issues`, `pictures` and `digest`, as review.js reads them.
+    """
+    style, script, template = (files("truetag.audit").joinpath(f"review.{kind}").read_text() for kind in _PARTS)
+    policy = (
+        f"default-src 'none'; img-src data:; style-src {_digest(style)}; script-src {_digest(script)}; base-uri 'none'"
+    )
+    content = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    return environment.from_string(template).render(
+        title=title,
+        policy=policy,
+        style=Markup(style),
+        script=Markup(script),
+        data=Markup(content),
+    )
+
+
+_PARTS = ("css", "js", "html")
+
+
+def _digest(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _pictures(names: Sequence[str], media: MediaBags) -> dict[str, str]:
+    """A small picture of each example, by its id: of a clip the frame in the middle."""
+    if len(names) > MOST_PICTURES:
+        tell(f"the page has pictures of the first {MOST_PICTURES} of {len(names)} examples")
+    indices = {name: index for index, name in enumerate(media.ids)}
+    pictures: dict[str, str] = {}
+    with Progress("pictures for the page", min(len(names), MOST_PICTURES)) as progress:
+        for name in names[:MOST_PICTURES]:
+            frames = media.frames_of(indices[name])
+            with suppress(MediaError):  # the page says that there is none
+                pictures[name] = str(inline_picture(media.frames.read(frames[len(frames) // 2]), _SIDE, _QUALITY))
+            progress.advance(1)
+    return pictures

@@ -14,12 +14,19 @@ text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 rows = st.lists(
     st.fixed_dictionaries(
         {"image": text.filter(bool)},
-        optional={name: st.lists(text, max_size=3) for name in LIST_FIELDS if name != "frames"}
+        optional={name: st.lists(text, max_size=3) for name in LIST_FIELDS if name not in ("frames", "tag_sources")}
         | {"split": text, "group": text},
-    ),
+    ).map(lambda row: row | ({"tag_sources": ["a person"] * len(row["tags"])} if row.get("tags") else {})),
     min_size=1,
     max_size=4,
 )
+
+
+def test_every_tag_has_one_source(tmp_path):
+    path = tmp_path / "m.jsonl"
+    path.write_text(json.dumps({"id": "a", "image": "a.jpg", "tags": ["dog", "cat"], "tag_sources": ["person"]}))
+    with pytest.raises(InputError, match="tag_sources: expected one for each of 2 tags, got 1"):
+        list(iterate_rows(path))
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 
 from truetag import __version__
-from truetag.audit.evidence import Evidence, read_arrays, read_run
+from truetag.audit.evidence import Evidence
 from truetag.audit.judge import Judgement, judge
+from truetag.audit.reading import read_arrays, read_run
 from truetag.audit.review import write_page
 from truetag.errors import InputError
 from truetag.io.files import replacing, write_json
@@ -85,11 +86,11 @@ def audit(
         raise InputError(f"out: {out} holds {there[0]} of an earlier audit; add --overwrite to replace it")
     skips = SkipList(reading.max_skipped)
     if run is not None and manifest is not None and features is probabilities is tags is None:
-        evidence = read_run(run, manifest, split, reading, skips)
+        evidence, media = read_run(run, manifest, split, reading, skips)
     elif run is manifest is None and tags is not None and (features is None) != (probabilities is None):
         array = features if features is not None else probabilities
         assert array is not None
-        evidence = read_arrays(array, tags, probabilities is not None, min_count)
+        evidence, media = read_arrays(array, tags, probabilities is not None, min_count), None
     else:
         raise InputError("audit: expected RUN MANIFEST, or --features F --tags T, or --probabilities P --tags T")
     found = find(evidence, judge(evidence, seed), min_probability)
@@ -102,7 +103,7 @@ def audit(
     }
     source = manifest or tags
     assert source is not None
-    write_page(out / "index.html", found.issues, evidence.media, source.name, given)
+    write_page(out / "index.html", found.issues, media, source.name, given)
     return replace(found, folder=out)
 
 

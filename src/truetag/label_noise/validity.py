@@ -159,7 +159,14 @@ def naming_shares(words: sparse.csr_array, bags: Int64[np.ndarray, "S"], num_bag
 def sum_over_bags(
     values: Float64[np.ndarray, "S"], words: sparse.csr_array, bags: Int64[np.ndarray, "S"], num_bags: int
 ) -> Float64[np.ndarray, "N K"]:
-    """For each bag and word the sum of `values` over the captions that name it."""
+    """For each bag and word the sum over the captions that name it.
+
+    Args:
+        values: one of each caption.
+        words: [S, K], 1 where the caption names the word.
+        bags: the bag of each caption.
+        num_bags: N.
+    """
     of_bags = sparse.csr_array((values, (bags, np.arange(len(bags)))), shape=(num_bags, len(bags)))
     return sparse.csr_matrix(of_bags @ words).toarray()
 

@@ -17,7 +17,7 @@ from scipy import sparse
 from torch import Tensor
 
 from truetag.data.batches import FeatureBags, PhotoBags, frame_indices
-from truetag.data.labels import caption_words
+from truetag.data.labels import caption_words, decided_labels
 from truetag.io.tensors import State, read_tensors, write_tensors
 from truetag.io.terminal import Progress
 from truetag.label_noise.heads import NUM_FOLDS, out_of_sample_logits
@@ -94,10 +94,14 @@ def learn_targets(inputs: TrainingInputs, data: TrainingData, path: Path, writes
         state, note = learn_from_features(config, data.train.labels, features, captions, rows["group"][:])
         if writes:
             write_tensors(path, state, note)
+    observed = data.train.labels
     if captions is not None and "validity" in state:
-        data.train.labels = soften(captions, state["validity"].numpy(), data.train.labels)
+        data.train.labels = soften(captions, state["validity"].numpy(), observed)
     if "posterior" in state:
         data.train.labels = state["posterior"].float()
+    if data.train.labels is not observed:  # what a person has decided stays as it is
+        decided = decided_labels(rows, inputs.vocabulary)
+        data.train.labels = torch.where(decided, observed.float(), data.train.labels)
     noise_model = moments = None
     if "missing" in state:
         noise_model = FeatureIndependentNoise(len(inputs.vocabulary), state["missing"], state["incorrect"])

@@ -1,0 +1,216 @@
+"""The doors of an audit: a run and a manifest, embeddings and tags, or predicted probabilities and tags."""
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy import sparse
+from torch import Tensor
+
+from truetag.audit.evidence import Evidence, Records
+from truetag.data.bags import MediaBags, read_bags
+from truetag.data.batches import FeatureBags
+from truetag.data.copies import digests_of, groups_with_copies
+from truetag.data.labels import caption_words, decided_labels, observed_labels
+from truetag.data.manifest import iterate_rows, read_manifest
+from truetag.data.rows import Row
+from truetag.data.table_rows import read_tags
+from truetag.data.vocabulary import Vocabulary
+from truetag.data.words import normalise
+from truetag.errors import InputError
+from truetag.io.terminal import tell
+from truetag.io.text import counted, require_file
+from truetag.label_noise.observed_labels import LabelReader
+from truetag.label_noise.settings import JOINT, HeadSettings
+from truetag.media.files import Reading, SkipList
+from truetag.models.backbones import digest_weights, load_backbone
+from truetag.models.building import load_classifier
+from truetag.models.classifier import Classifier
+from truetag.models.features import cached_features, feature_spec
+from truetag.prediction.tagging import MANIFEST_SUFFIXES
+from truetag.runs.folder import Run, open_run, read_json_object
+from truetag.training.targets import batches_of_means
+
+ARRAY_SUFFIXES = (".npy", ".npz")
+
+
+def read_run(
+    run_folder: Path, manifest_path: Path, split: str | None, reading: Reading, skips: SkipList
+) -> tuple[Evidence, MediaBags]:
+    """The rows of a manifest, with the features of the run's backbone as it was before training.
+
+    A backbone that was trained on a tag vouches for it.
+
+    Args:
+        run_folder: a finished run.
+        manifest_path: the manifest to audit.
+        split: the rows; None for all.
+        reading: how photos and clips are read.
+        skips: gets those that cannot be used.
+
+    Returns:
+        The evidence, and the photos or clips of its examples.
+
+    Raises:
+        InputError: the run is not finished, a row has neither captions nor tags, or too many photos cannot be used.
+    """
+    run, manifest = open_run(run_folder), read_manifest(manifest_path)
+    run.require_finished()
+    rows = manifest.in_split(split)
+    media = read_bags(manifest, rows, reading, skips, run.config.num_frames)
+    kept, features = _mean_features(run, media, reading, skips)
+    rows = rows.select(kept)
+    groups = groups_with_copies(manifest.rows["group"][:], digests_of(manifest))
+    group_of = dict(zip(manifest.rows["id"][:], groups, strict=True))
+    names = rows["id"][:]
+    evidence = Evidence(
+        ids=names,
+        labels=observed_labels(rows, run.vocabulary).float(),
+        vocabulary=run.vocabulary.words,
+        records=_records_of(rows, run.vocabulary),
+        features=features,
+        groups=[group_of[name] for name in names],
+        decided=decided_labels(rows, run.vocabulary),
+        settings=_head_settings(run),
+    )
+    return evidence, media.select(kept)
+
+
+def read_arrays(array_path: Path, tags_path: Path, are_probabilities: bool, min_count: int) -> Evidence:
+    """Embeddings or probabilities from a numpy file, and the tags of the same examples in the same order.
+
+    Args:
+        array_path: .npy or .npz with one array: [N, D], or probabilities [N, K] in 0..1.
+        tags_path: a manifest, a table of tags with a row per example, or a numpy file [N, K] of 1, 0, -1 for unknown.
+        are_probabilities: whether these are p(y=1|x) of models that did not see the example, a column per tag: as in
+            the numpy file, or in alphabetical order for other tags.
+        min_count: leave out tags of embeddings that are rarer.
+
+    Raises:
+        InputError: a file is not what it should be, or the numbers of examples or tags differ.
+    """
+    array = _read_array(array_path)
+    num_examples = len(array)
+    if tags_path.suffix in ARRAY_SUFFIXES:
+        reader = LabelReader(_read_array(tags_path), num_examples, None, "tags")
+        labels = torch.from_numpy(reader.read(slice(0, num_examples))).nan_to_num(-1)
+        reader.check_convention()
+        rows: list[Row] = [{"id": str(row)} for row in range(num_examples)]
+        names = [str(column) for column in range(labels.shape[1])]
+        decided = groups = None
+    else:
+        is_manifest = tags_path.suffix in MANIFEST_SUFFIXES
+        rows = list(iterate_rows(tags_path)) if is_manifest else read_tags(tags_path).rows
+        if len(rows) != num_examples:
+            raise InputError(f"tags: expected {num_examples} rows, as {array_path} has, got {len(rows)} in {tags_path}")
+        counts = Counter(tag for row in rows for tag in {normalise(tag) for tag in row.get("tags") or ()})
+        names = sorted(tag for tag, count in counts.items() if are_probabilities or count >= min_count)
+        if not names:
+            raise InputError(f"{tags_path}: expected tags of {min_count} rows or more each, got none")
+        if dropped := len(counts) - len(names):
+            tell(f"{counted(dropped, 'tag')} of fewer than {min_count} rows left out")
+        vocabulary = Vocabulary(tuple(names), ("-",) * len(names), tuple(counts[name] for name in names))
+        labels, decided = observed_labels(rows, vocabulary).float(), decided_labels(rows, vocabulary)
+        groups = [row.get("group") for row in rows]
+    if are_probabilities:
+        if array.shape[1] != len(names):
+            raise InputError(f"probabilities: expected {len(names)} columns, one per tag, got {array.shape[1]}")
+        if not ((array >= 0) & (array <= 1)).all():
+            raise InputError(f"{array_path}: expected probabilities from 0 to 1, got others")
+    elif not np.isfinite(array).all():
+        raise InputError(f"{array_path}: expected finite numbers, got NaN or infinity")
+    values = torch.from_numpy(array).float()
+    return Evidence(
+        ids=[row["id"] for row in rows],
+        labels=labels,
+        vocabulary=tuple(names),
+        records=_tag_lists(labels, names),
+        features=None if are_probabilities else values,
+        logits=values.clamp(1e-6, 1 - 1e-6).logit() if are_probabilities else None,
+        groups=groups,
+        decided=decided,
+    )
+
+
+def _read_array(path: Path) -> Any:
+    require_file(path, "numpy file")
+    if path.suffix not in ARRAY_SUFFIXES:
+        raise InputError(f"{path}: expected a numpy file ({', '.join(ARRAY_SUFFIXES)})")
+    try:
+        array = np.load(path, allow_pickle=False)
+        if path.suffix == ".npz":
+            if len(array.files) != 1:
+                raise InputError(f"{path}: expected one array, got {', '.join(array.files) or 'none'}")
+            array = array[array.files[0]]
+    except (ValueError, OSError, EOFError) as error:
+        raise InputError(f"{path}: not a readable numpy file ({error})") from None
+    if array.ndim != 2 or not array.size or array.dtype.kind not in "biuf":
+        raise InputError(f"{path}: expected numbers of shape [examples, columns], got {array.dtype} {array.shape}")
+    return array
+
+
+def _mean_features(
+    run: Run, media: MediaBags, reading: Reading, skips: SkipList
+) -> tuple[list[int], Float[Tensor, "N D"]]:
+    """The bags that can be used, and the mean feature of each over regions and frames, from the untrained backbone."""
+    classifier = load_classifier(run)
+    device = classifier.head.weight.device
+    backbone, preprocessing = classifier.backbone, run.preprocessing
+    if not run.config.freeze_backbone:
+        backbone, preprocessing = load_backbone(run.config.backbone, run.config.weights, run.config.resolution)
+    probe = Classifier(backbone, classifier.num_features, 1).to(device).eval()
+    spec = feature_spec(probe, run.config.backbone, digest_weights(backbone), preprocessing)
+    cached = cached_features(media.frames, probe, spec, skips, reading.cache)
+    usable = cached.rows >= 0
+    chosen, kept = media.keep_frames(usable)
+    if not kept:
+        raise InputError("manifest: expected photos that can be used, got none")
+    labels = torch.zeros(len(kept), 1, dtype=torch.int8)
+    bags = FeatureBags(cached.array, cached.rows[usable], chosen.starts, labels, chosen.ids)
+    return kept, torch.cat(list(batches_of_means(bags))).to(device)
+
+
+def _head_settings(run: Run) -> HeadSettings:
+    """The head of the run, trained in memory; of a run on the posterior the head that the posterior came from."""
+    config = run.config
+    assert config.q != "auto"  # of a finished run
+    chosen = run.folder / "chosen.json"
+    if chosen.is_file() and read_json_object(chosen).get("train_on_posterior"):
+        return replace(JOINT, q=config.q)
+    return HeadSettings(
+        noise_model=config.noise_model,
+        q=config.q,
+        initial_missing_rate=config.initial_missing_rate,
+        initial_incorrect_rate=config.initial_incorrect_rate,
+        stage1_epochs=config.stage1_epochs,
+        stage2_epochs=config.stage2_epochs,
+        noise_learning_rate=config.noise_learning_rate,
+    )
+
+
+def _records_of(rows: Any, vocabulary: Vocabulary) -> Records:
+    """The captions of the rows, and each row's list of tags."""
+    words, bags = caption_words(rows, vocabulary)
+    texts = [caption for captions in rows["captions"][:] for caption in captions or ()]
+    listed = [row for row, tags in enumerate(rows["tags"][:]) if tags]
+    tags = rows.select(listed).select_columns(["id", "tags"])
+    of_tags = observed_labels(list(tags), vocabulary).numpy() == 1 if listed else np.zeros((0, len(vocabulary)), bool)
+    return Records(
+        sparse.csr_array(sparse.vstack([words, sparse.csr_array(of_tags.astype(np.float64))])),
+        np.concatenate([bags, np.array(listed, dtype=np.int64)]),
+        [*texts, *(", ".join(names) for names in tags["tags"][:])],
+        np.arange(len(texts) + len(listed)) < len(texts),
+    )
+
+
+def _tag_lists(labels: Float[Tensor, "N K"], names: list[str]) -> Records:
+    """The tags of each example that has any as one list."""
+    present = labels.numpy() == 1
+    bags = np.flatnonzero(present.any(1))
+    texts = [", ".join(names[column] for column in row.nonzero()[0].tolist()) for row in present[bags]]
+    words = sparse.csr_array(present[bags].astype(np.float64))
+    return Records(words, bags, texts, np.zeros(len(bags), dtype=bool))

@@ -193,7 +193,9 @@ def _with_records(
     issues = issues.rename(columns={"example": "id"}).assign(record=None)
     if judgement.validity is not None:
         invalid = 1 - judgement.validity
-        chosen = np.flatnonzero(invalid >= min_probability).tolist()
+        # a list of one tag is listed as that tag
+        is_list = evidence.records.is_caption | (evidence.records.words.sum(1) > 1)
+        chosen = np.flatnonzero((invalid >= min_probability) & is_list).tolist()
         records = pd.DataFrame(
             {
                 "id": [evidence.ids[evidence.records.bags[index]] for index in chosen],

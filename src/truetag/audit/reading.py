@@ -160,7 +160,9 @@ def _mean_features(
     classifier = load_classifier(run)
     device = classifier.head.weight.device
     backbone, preprocessing = classifier.backbone, run.preprocessing
-    if not run.config.freeze_backbone:
+    if not run.config.freeze_backbone and run.config.weights == "none":
+        tell("warning: the run's backbone began from no weights: it has learnt these tags, and may vouch for wrong ones")
+    elif not run.config.freeze_backbone:
         backbone, preprocessing = load_backbone(run.config.backbone, run.config.weights, run.config.resolution)
     probe = Classifier(backbone, classifier.num_features, 1).to(device).eval()
     spec = feature_spec(probe, run.config.backbone, digest_weights(backbone), preprocessing)

@@ -161,7 +161,7 @@ def _mean_features(
     device = classifier.head.weight.device
     backbone, preprocessing = classifier.backbone, run.preprocessing
     if not run.config.freeze_backbone and run.config.weights == "none":
-        tell("warning: the run's backbone began from no weights: it has learnt these tags, and may vouch for wrong ones")
+        tell("warning: the run's backbone began from no weights: it has learnt these tags and may vouch for wrong ones")
     elif not run.config.freeze_backbone:
         backbone, preprocessing = load_backbone(run.config.backbone, run.config.weights, run.config.resolution)
     probe = Classifier(backbone, classifier.num_features, 1).to(device).eval()
@@ -179,13 +179,13 @@ def _mean_features(
 def _head_settings(run: Run) -> HeadSettings:
     """The head of the run, trained in memory; of a run on the posterior the head that the posterior came from."""
     config = run.config
-    assert config.q != "auto"  # of a finished run
+    q = 0.0 if config.q == "auto" else config.q
     chosen = run.folder / "chosen.json"
     if chosen.is_file() and read_json_object(chosen).get("train_on_posterior"):
-        return replace(JOINT, q=config.q)
+        return replace(JOINT, q=q)
     return HeadSettings(
         noise_model=config.noise_model,
-        q=config.q,
+        q=q,
         initial_missing_rate=config.initial_missing_rate,
         initial_incorrect_rate=config.initial_incorrect_rate,
         stage1_epochs=config.stage1_epochs,

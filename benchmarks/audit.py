@@ -106,7 +106,7 @@ def prepare(flickr8k: Path, work: Path) -> None:
         data = load(name, flickr8k, work)
         np.savez(folder / f"{name}.npz", features=data.train.numpy(), truth=data.truth.numpy().astype(bool))
         for case in todo:
-            arrays = {"observed": np.packbits(observed_of(data, case).numpy().astype(bool))}
+            arrays: Any = {"observed": np.packbits(observed_of(data, case).numpy().astype(bool))}
             if case.column.startswith("swap"):
                 manifest = data.work / f"swap{case.column.removeprefix('swap ')}-seed{case.seed}.jsonl"
                 rows = read_manifest(manifest).in_split("train")

@@ -6,6 +6,7 @@
     python benchmarks/speed.py checkpoints --data MANIFEST --vocabulary V.tsv --work WORK     (ten minutes)
     python benchmarks/speed.py clip-memory                                          (peak memory of a step; ten minutes)
     python benchmarks/speed.py captions                                             (five minutes)
+    python benchmarks/speed.py issues --work WORK                  (needs cleanlab, 3 GB of disk; five minutes)
 
 Expected: speed.md.
 """
@@ -13,6 +14,8 @@ Expected: speed.md.
 import resource
 import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -30,6 +33,7 @@ from torch.nn import functional
 
 from truetag import pooling as poolings
 from truetag.captioning.decode import Decoding, write_sentences
+from truetag.issues import count_label_issues, find_label_issues
 from truetag.losses import q_likelihood
 from truetag.media.clips import NUM_FRAMES, sample_frames
 from truetag.media.files import MediaFiles, SkipList
@@ -195,6 +199,54 @@ def decoding(clips: Path, num_clips: int = 100, rounds: int = 5) -> None:
     )
 
 
+def issues(work: Path, rounds: int = 5, num_streamed: int = 1_000_000) -> None:
+    """Listing and counting label issues against cleanlab's multi-label filter; and a million examples from disk."""
+    from cleanlab.multilabel_classification.filter import find_multilabel_issues_per_class
+
+    def judged(num_examples: int, num_labels: int) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities of rare labels, and labels of which some are wrong."""
+        rng = np.random.default_rng(0)
+        posterior = rng.beta(0.05, 1.2, (num_examples, num_labels)).astype(np.float32)
+        truth = rng.random(posterior.shape, dtype=np.float32) < posterior
+        return posterior, np.where(rng.random(posterior.shape, dtype=np.float32) < 0.02, ~truth, truth)
+
+    for num_labels in (100, 1000):
+        posterior, labels = judged(20_000, num_labels)
+        lists = [row.nonzero()[0].tolist() for row in labels]
+
+        def ours(posterior: np.ndarray = posterior, labels: np.ndarray = labels) -> None:
+            find_label_issues(posterior, labels)
+            count_label_issues(posterior, labels)
+
+        def cleanlab(posterior: np.ndarray = posterior, lists: list[list[int]] = lists) -> None:
+            find_multilabel_issues_per_class(lists, posterior, n_jobs=1, return_indices_ranked_by="self_confidence")
+
+        print(f"\n20,000 examples, {num_labels} labels:\n")
+        compare({"cleanlab, filter and rank": cleanlab, "find_label_issues and count_label_issues": ours}, rounds)
+
+    work.mkdir(parents=True, exist_ok=True)
+    paths = work / "posterior.npy", work / "labels.npy"
+    part = 20_000
+    arrays = [
+        np.lib.format.open_memmap(path, "w+", kind, (num_streamed, 1000))
+        for path, kind in zip(paths, (np.float16, np.int8), strict=True)
+    ]
+    posterior, labels = judged(part, 1000)
+    for start in range(0, num_streamed, part):
+        for array, values in zip(arrays, (posterior, labels), strict=True):
+            array[start : start + part] = np.roll(values, start // part, 1)
+    del arrays, array
+    program = (
+        "import sys, time, resource, numpy as np; from truetag import find_label_issues;"
+        "started = time.perf_counter();"
+        "found = find_label_issues(*(np.load(p, mmap_mode='r') for p in sys.argv[1:]), max_issues=100_000);"
+        "print(f'{len(found)} issues of {sys.argv[1]} in {time.perf_counter() - started:.0f} s, peak memory '"
+        "f'{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GB')"
+    )
+    print(f"\n{num_streamed:,} examples, 1,000 labels, from disk:\n", flush=True)
+    subprocess.run([sys.executable, "-c", program, *map(str, paths)], check=True)
+
+
 def checkpoints(data: Path, vocabulary: Path, work: Path, epochs: int = 90, rounds: int = 3) -> None:
     """Training a head on cached features, whose steps take milliseconds, with checkpoints at several intervals."""
     config = replace(recipe("mlcn"), freeze_backbone=True, weights="offline", stage1_epochs=epochs)
@@ -220,5 +272,5 @@ def clip_memory(frames_at_a_time: int = 2) -> None:
 
 
 if __name__ == "__main__":
-    measurements = (captions, pooling, features, decoding, checkpoints, clip_memory)
+    measurements = (captions, issues, pooling, features, decoding, checkpoints, clip_memory)
     tyro.extras.subcommand_cli_from_dict({measure.__name__.replace("_", "-"): measure for measure in measurements})

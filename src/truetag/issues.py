@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MISSING, INCORRECT = "missing", "incorrect"
 ADD, REMOVE = "add", "remove"
 MIN_PROBABILITY = 0.5
-_CELLS_AT_A_TIME = 2**22
+_CELLS_AT_A_TIME = 2**20
 _NORMAL_975 = 1.959964  # the normal distribution's 97.5 % quantile
 
 
@@ -75,7 +75,7 @@ def find_label_issues(
         rows, columns = np.nonzero(part.wrong >= min_probability)  # NaN, where the label is unknown, is not
         cells = _Cells(part.start + rows, columns, part.wrong[rows, columns], part.labels[rows, columns] == 1)
         found = found.joined(cells)
-        if max_issues is not None and len(found.rows) > max(4 * max_issues, _CELLS_AT_A_TIME // 8):
+        if max_issues is not None and len(found.rows) > max(4 * max_issues, _CELLS_AT_A_TIME):
             found = found.surest(max_issues)
     found = found.surest(max_issues)
     rows, columns, probabilities, given = found

@@ -10,6 +10,7 @@ import pytest
 from truetag.audit.find import audit, format_audit
 from truetag.cli import main
 from truetag.data.manifest import read_manifest
+from truetag.data.vocabulary import function_words
 from truetag.errors import InputError
 
 N, K, D = 800, 6, 12
@@ -171,10 +172,11 @@ def test_a_run_and_its_manifest(tiny_run, tiny, tmp_path, capsys):
     printed, told = capsys.readouterr()
     assert "warning: the run's backbone began from no weights" in told
     num_rows = read_manifest(manifest).rows.num_rows
-    assert f"{num_rows} examples, {len(tiny_run.vocabulary)} tags" in printed
+    num_listed = len(tiny_run.vocabulary) - len(function_words(tiny_run.vocabulary))
+    assert f"{num_rows} examples, {num_listed} tags" in printed
     assert "truetag clean --issues" in printed
     issues = pd.read_csv(out / "issues.csv")
-    assert set(issues["label"].dropna()) <= set(tiny_run.vocabulary.words)
+    assert set(issues["label"].dropna()) <= set(tiny_run.vocabulary.words) - set(function_words(tiny_run.vocabulary))
     assert (out / "index.html").stat().st_size > 10_000
     assert main(["clean", str(manifest), "--issues", str(out / "issues.csv"), "--out", str(tmp_path / "c.jsonl")]) == 0
     assert read_manifest(tmp_path / "c.jsonl").rows.num_rows == num_rows

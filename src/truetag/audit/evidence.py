@@ -42,5 +42,7 @@ class Evidence:
     """Near-duplicates."""
     decided: Bool[Tensor, "N K"] | None = None
     """The labels that a person has decided: they are right."""
+    is_listed: Bool[np.ndarray, "K"] | None = None
+    """The labels whose issues are listed; the others are evidence alone. None: all."""
     settings: HeadSettings | None = None
     """How heads are trained; None: chosen on held-out labels."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Bool
 
 from truetag import __version__
 from truetag.audit.evidence import Evidence
@@ -53,6 +54,7 @@ def audit(
     split: str | None = None,
     min_probability: float = 0.5,
     min_count: int = MIN_COUNT,
+    function_words: bool = False,
     seed: int = 0,
     overwrite: bool = False,
     reading: Reading = Reading(),
@@ -73,6 +75,7 @@ def audit(
         split: audit the rows of one split alone.
         min_probability: list what is wrong with at least this probability.
         min_count: with `--features`: leave out tags of fewer rows.
+        function_words: list words such as `a` and `there`, too.
         seed: of the folds and the training.
         overwrite: replace the files of an earlier audit.
         reading: how photos and clips are read.
@@ -86,7 +89,7 @@ def audit(
         raise InputError(f"out: {out} holds {there[0]} of an earlier audit; add --overwrite to replace it")
     skips = SkipList(reading.max_skipped)
     if run is not None and manifest is not None and features is probabilities is tags is None:
-        evidence, media = read_run(run, manifest, split, reading, skips)
+        evidence, media = read_run(run, manifest, split, function_words, reading, skips)
     elif run is manifest is None and tags is not None and (features is None) != (probabilities is None):
         array = features if features is not None else probabilities
         assert array is not None
@@ -115,23 +118,25 @@ def find(evidence: Evidence, judgement: Judgement, min_probability: float = 0.5)
         judgement: what was made of it.
         min_probability: list what is wrong with at least this probability.
     """
-    labels = evidence.labels.numpy()
+    columns = np.ones(len(evidence.vocabulary), dtype=bool) if evidence.is_listed is None else evidence.is_listed
+    labels, posterior = evidence.labels.numpy()[:, columns], judgement.posterior[:, columns]
+    names = [name for name, is_listed in zip(evidence.vocabulary, columns, strict=True) if is_listed]
     issues = _with_records(
         find_label_issues(
-            judgement.posterior,
+            posterior,
             labels,
             example_ids=evidence.ids,
-            label_names=evidence.vocabulary,
+            label_names=names,
             min_probability=min_probability,
         ),
         evidence,
         judgement,
         min_probability,
     )
-    counts = count_label_issues(judgement.posterior, labels, label_names=evidence.vocabulary)
-    per_label = _describe_labels(counts, issues, judgement)
-    quality = example_quality(judgement.posterior, labels)
-    wrong = np.where(labels == 1, 1 - judgement.posterior, np.where(labels == 0, judgement.posterior, 0))
+    counts = count_label_issues(posterior, labels, label_names=names)
+    per_label = _describe_labels(counts, issues, judgement, columns)
+    quality = example_quality(posterior, labels)
+    wrong = np.where(labels == 1, 1 - posterior, np.where(labels == 0, posterior, 0))
     examples = pd.DataFrame({"id": evidence.ids, "quality": quality, "expected_issues": wrong.sum(1)})
     expected = {kind: _total(per_label, kind) for kind in ("missing", "incorrect")}
     summary: dict[str, Any] = {
@@ -217,16 +222,18 @@ def _with_records(
     return pd.DataFrame(issues, columns=[*order, "record"])
 
 
-def _describe_labels(counts: pd.DataFrame, issues: pd.DataFrame, judgement: Judgement) -> pd.DataFrame:
+def _describe_labels(
+    counts: pd.DataFrame, issues: pd.DataFrame, judgement: Judgement, columns: Bool[np.ndarray, "K"]
+) -> pd.DataFrame:
     """Numbers and rates of each label, with 95 % intervals.
 
     The number of missing tags is (right given tags) q01 / (1 - q01), that of incorrect ones (absent) q10: so the
     deviations of the rates carry over, beside the chance in each single tag.
     """
     rates = judgement.calibration
-    missing, incorrect = (rate.double().numpy() for rate in (rates.missing, rates.incorrect))
+    missing, incorrect = (rate.double().numpy()[columns] for rate in (rates.missing, rates.incorrect))
     of_missing, of_incorrect = (
-        deviation.double().numpy() for deviation in (rates.missing_deviation, rates.incorrect_deviation)
+        deviation.double().numpy()[columns] for deviation in (rates.missing_deviation, rates.incorrect_deviation)
     )
     by_rates = {
         "missing": (counts["given"] - counts["incorrect"]) * of_missing / (1 - missing) ** 2,

@@ -19,6 +19,8 @@ from truetag.label_noise.validity import caption_validity, naming_shares
 
 FEWEST_RECORDS = 200
 """With fewer, whether a record belongs to its example cannot be learnt."""
+CLEAN_SHARE = 0.995
+"""From this share of valid records on all count as valid: the few that are left are the oddest of the valid ones."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,8 @@ def _weigh_records(evidence: Evidence, seed: int) -> Float64[np.ndarray, "S"] | 
             logits = out_of_sample_logits(
                 evidence.features, shares, groups=evidence.groups, seed=seed, on_fold=progress.advance
             ).cpu()
-    return caption_validity(logits, records.words, records.bags, evidence.groups, seed).probabilities
+    validity = caption_validity(logits, records.words, records.bags, evidence.groups, seed)
+    return validity.probabilities if validity.share < CLEAN_SHARE else np.ones(len(records.bags))
 
 
 def _without_doubt(observation: Observation, evidence: Evidence) -> Observation:

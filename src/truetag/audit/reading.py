@@ -19,7 +19,7 @@ from truetag.data.labels import caption_words, decided_labels, observed_labels
 from truetag.data.manifest import iterate_rows, read_manifest
 from truetag.data.rows import Row
 from truetag.data.table_rows import read_tags
-from truetag.data.vocabulary import Vocabulary
+from truetag.data.vocabulary import Vocabulary, function_words
 from truetag.data.words import normalise
 from truetag.errors import InputError
 from truetag.io.terminal import tell
@@ -39,7 +39,12 @@ ARRAY_SUFFIXES = (".npy", ".npz")
 
 
 def read_run(
-    run_folder: Path, manifest_path: Path, split: str | None, reading: Reading, skips: SkipList
+    run_folder: Path,
+    manifest_path: Path,
+    split: str | None,
+    with_function_words: bool,
+    reading: Reading,
+    skips: SkipList,
 ) -> tuple[Evidence, MediaBags]:
     """The rows of a manifest, with the features of the run's backbone as it was before training.
 
@@ -49,6 +54,7 @@ def read_run(
         run_folder: a finished run.
         manifest_path: the manifest to audit.
         split: the rows; None for all.
+        with_function_words: whether words such as `a` and `there` are listed, too.
         reading: how photos and clips are read.
         skips: gets those that cannot be used.
 
@@ -75,6 +81,7 @@ def read_run(
         features=features,
         groups=[group_of[name] for name in names],
         decided=decided_labels(rows, run.vocabulary),
+        is_listed=~np.isin(run.vocabulary.words, [] if with_function_words else function_words(run.vocabulary)),
         settings=_head_settings(run),
     )
     return evidence, media.select(kept)

@@ -21,7 +21,7 @@ from jaxtyping import Float, Float64, Int64, Shaped
 from scipy import sparse
 from torch import Tensor
 
-from truetag.label_noise.rates import Calibration, calibrate, split_ceilings
+from truetag.label_noise.rates import Calibration, calibrate, split_ends
 from truetag.label_noise.relations import related_logits, surprise_of
 from truetag.label_noise.validity import sum_over_bags
 from truetag.latent import known, posterior_logits
@@ -111,13 +111,13 @@ def label_posterior(
         seed: decides the folds and the training of the relations.
     """
     labels, weights = observation.labels, observation.weights
-    first = split_ceilings(calibrate(logits, labels, weights))
+    first = split_ends(calibrate(logits, labels, weights))
     by_image = first.true_logits(logits)
     posterior = _weigh_records(by_image, by_image, first, observation)
     related = related_logits(
         by_image, surprise_of(by_image, posterior, labels), _log_q(first), labels, weights, groups, seed
     )
-    second = split_ceilings(calibrate(related, labels, weights))
+    second = split_ends(calibrate(related, labels, weights))
     posterior = _weigh_records(second.true_logits(related), by_image, second, observation)
     return LabelPosterior(posterior, replace(second, missing_deviation=first.missing_deviation))
 

@@ -52,7 +52,7 @@ _LABELS_AT_A_TIME = 256
 
 @dataclass(frozen=True)
 class Calibration:
-    """Per label: p(y=1|s) = ceiling sigmoid(scale s + shift), and the rates."""
+    """Per label: p(y=1|s) = floor + (ceiling - floor) sigmoid(scale s + shift), and the rates."""
 
     scale: Float[Tensor, "K"]
     shift: Float[Tensor, "K"]
@@ -62,12 +62,16 @@ class Calibration:
     """q10 = p(z=1 | y=0)."""
     common_missing: Float[Tensor, ""]
     """The missing rate that labels have in common: the median of their prior."""
+    common_incorrect: Float[Tensor, ""]
+    """The incorrect rate that labels have in common, likewise."""
     missing_deviation: Float[Tensor, "K"]
     """Standard deviation of the missing rate, given all that is observed."""
     incorrect_deviation: Float[Tensor, "K"]
     """Standard deviation of the incorrect rate, likewise."""
     ceiling: Float[Tensor, "K"]
-    """p(y=1|s) where the score is highest: 1, unless `split_ceilings` lowers it."""
+    """p(y=1|s) where the score is highest: 1, unless `split_ends` lowers it."""
+    floor: Float[Tensor, "K"]
+    """p(y=1|s) where the score is lowest: 0, unless `split_ends` raises it."""
 
     def to(self, like: Tensor) -> "Calibration":
         """The same in the type and on the device of another tensor."""
@@ -75,8 +79,8 @@ class Calibration:
 
     def true_logits(self, logits: Float[Tensor, "N K"]) -> Float[Tensor, "N K"]:
         """Logit of p(y=1|s)."""
-        # a ceiling is a missing rate by its equation
-        return observe(logits * self.scale + self.shift, transition(len(self.ceiling), 1 - self.ceiling, 0.0))
+        # ceiling and floor are a missing and an incorrect rate by their equation
+        return observe(logits * self.scale + self.shift, transition(len(self.floor), 1 - self.ceiling, self.floor))
 
 
 def calibrate(
@@ -116,30 +120,41 @@ def calibrate(
         missing=chosen[:, _MISSING].sigmoid(),
         incorrect=incorrect,
         common_missing=(_EDGES[edge] + EXCESS * math.log(2)).sigmoid(),
+        common_incorrect=means[_INCORRECT].sigmoid(),
         missing_deviation=_deviation_over_grid(log_posterior),
         incorrect_deviation=incorrect * (1 - incorrect) / precision.sqrt(),
         ceiling=torch.ones_like(incorrect),
+        floor=torch.zeros_like(incorrect),
     ).to(logits)
 
 
-def split_ceilings(calibration: Calibration) -> Calibration:
-    """Rates and probabilities that suit the posterior: not all that a curve lacks at its upper end is missing tags.
+def split_ends(calibration: Calibration) -> Calibration:
+    """Rates and probabilities that suit the posterior: not all that a curve lacks at its ends is wrong tags.
 
     A curve that levels out below 1 shows a product, (1 - q01 - q10) times the highest p(y=1|s), and nothing in scores
-    and labels says which of the two is low: the label is often left out, or even the clearest photo leaves it open.
-    Where a label's missing rate exceeds the common one, half of the excess (in log odds) therefore counts as missing
-    tags and half as doubt; the curve stays as it is. If all of it were missing tags, the labels with the most doubt
-    would fill the top of every list.
+    and labels says which of the two is low: the label is often left out, or even the clearest photo leaves it open. At
+    the low end it is the same: the label is often given wrongly, or no photo quite rules it out. Where a rate of a
+    label exceeds the common one, half of the excess (in log odds) therefore counts as wrong tags and half as doubt; the
+    curve stays as it is. If all of it were wrong tags, the labels with the most doubt would fill the top of every list.
 
     >>> one = torch.ones(1)
-    >>> found = Calibration(one, 0 * one, 0.6 * one, 0 * one, torch.tensor(0.2), 0.1 * one, 0.1 * one, ceiling=one)
-    >>> split_ceilings(found).missing, split_ceilings(found).ceiling
+    >>> common = torch.tensor(0.2), torch.tensor(0.01)
+    >>> found = Calibration(one, 0 * one, 0.6 * one, 0 * one, *common, 0.1 * one, 0.1 * one, ceiling=one, floor=0 * one)
+    >>> split_ends(found).missing, split_ends(found).ceiling
     (tensor([0.3798]), tensor([0.6449]))
     """
-    own, common = calibration.missing.logit(), calibration.common_missing.logit()
-    missing = torch.where(own > common, (own + common) / 2, own).sigmoid()
-    ceiling = (1 - calibration.missing - calibration.incorrect) / (1 - missing - calibration.incorrect)
-    return replace(calibration, missing=missing, ceiling=ceiling.clamp(max=1))
+    missing = _half_way(calibration.missing, calibration.common_missing)
+    incorrect = _half_way(calibration.incorrect, calibration.common_incorrect)
+    span = 1 - missing - incorrect
+    ceiling = ((1 - calibration.missing - incorrect) / span).clamp(max=1)
+    floor = ((calibration.incorrect - incorrect) / span).clamp(min=0)
+    return replace(calibration, missing=missing, incorrect=incorrect, ceiling=ceiling, floor=floor)
+
+
+def _half_way(own: Float[Tensor, "K"], common: Float[Tensor, ""]) -> Float[Tensor, "K"]:
+    """The middle of both in log odds, where a label's own rate exceeds the common one."""
+    middle = ((own.logit() + common.logit()) / 2).sigmoid()
+    return torch.where(own > common, middle, own)
 
 
 class Counts(NamedTuple):

@@ -283,10 +283,11 @@ def write_report(work: Path, out: Path) -> None:
     ]
     for (data, column), of_case in groups.items():
         aps = [100 * fmean(family(row, peer, "ap") for row in of_case) for peer in peers]
-        differences = np.array([row["ap_differences"] for row in of_case]).mean(0)
-        low, high = 100 * np.quantile(differences, [0.025, 0.975])
         cells = [f"**{ap:.1f}**" if ap == max(aps) else f"{ap:.1f}" for ap in aps]
-        ahead = f"{100 * differences.mean():+.1f} ({low:+.1f} to {high:+.1f})"
+        ahead = f"{aps[0] - max(aps[1:]):+.1f}"
+        if resampled := [row["ap_differences"] for row in of_case if "ap_differences" in row]:
+            low, high = 100 * np.quantile(np.array(resampled).mean(0), [0.025, 0.975])
+            ahead += f" ({low:+.1f} to {high:+.1f})"
         lines.append(f"| {data}, {column} | {len(of_case)} | {' | '.join(cells)} | {ahead} |")
     tables = {"ap": lines}
 

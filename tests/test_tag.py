@@ -38,14 +38,16 @@ def test_tags_come_out_and_every_step_is_a_command(folder, capsys):
     code, printed = run(capsys, folder)
     assert code == 0, printed.err
     commands = [shlex.split(line[2:]) for line in printed.err.splitlines() if line.startswith("$ ")]
-    assert [command[1] for command in commands] == ["import", "split", "vocabulary", "train", "evaluate", "predict"]
+    steps = ["import", "split", "vocabulary", "train", "evaluate", "predict", "audit"]
+    assert [command[1] for command in commands] == steps
+    assert (folder / "out" / "audit" / "index.html").is_file()
     with (folder / "out" / "predictions.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 60
     assert {row["split"] for row in iterate_rows(folder / "out" / "data.jsonl")} == {"train", "validation", "test"}
     assert "most frequent: colour 30, blue 20, green 20, red 20" in printed.out
     (folder / "out" / "predictions.csv").rename(folder / "first.csv")
-    assert main(commands[-1][1:]) == 0  # as printed
+    assert main(commands[-2][1:]) == 0  # as printed
     assert (folder / "out" / "predictions.csv").read_bytes() == (folder / "first.csv").read_bytes()
 
 
@@ -63,7 +65,7 @@ def test_the_same_command_goes_on(folder, capsys, monkeypatch):
     assert printed.err.count("# done already") == 3
     code, printed = run(capsys, folder)
     assert code == 0
-    assert printed.err.count("# done already") == 5  # training itself says that it is finished
+    assert printed.err.count("# done already") == 6  # training itself says that it is finished
     (folder / "t.csv").write_text("File,Keywords\n1.png,red\n")
     code, printed = run(capsys, folder)
     assert code == 2

@@ -72,7 +72,7 @@ def tag(
     backbone: str | None = None,
     seed: int = 0,
 ) -> Path:
-    """Learn to tag from a folder of photos and a table of noisy tags or captions, and tag the photos.
+    """Learn to tag from a folder of photos and a table of noisy tags or captions, tag the photos, and audit their tags.
 
     Each step is a command of its own, which is printed before it runs. The same command continues where it was stopped.
 
@@ -131,6 +131,8 @@ def _steps(job: _Job) -> Iterator[_Step]:
     yield _Step(["evaluate", str(run), str(data)], run / "metrics" / f"{data.stem}-test.json")
     predictions = job.out / "predictions.csv"
     yield _Step(["predict", str(run), str(data), "--out", str(predictions)], predictions)
+    audit = job.out / "audit"
+    yield _Step(["audit", str(run), str(data), "--out", str(audit), "--overwrite"], audit / "index.html")
 
 
 def _kind_of(table: Path, reading: TagTableOptions) -> str:

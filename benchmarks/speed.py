@@ -235,7 +235,8 @@ def issues(work: Path, rounds: int = 5, num_streamed: int = 1_000_000) -> None:
     for start in range(0, num_streamed, part):
         for array, values in zip(arrays, (posterior, labels), strict=True):
             array[start : start + part] = np.roll(values, start // part, 1)
-    del arrays, array
+    for array in arrays:
+        array.flush()
     program = (
         "import sys, time, resource, numpy as np; from truetag import find_label_issues;"
         "started = time.perf_counter();"

@@ -137,6 +137,7 @@ def test_what_a_person_decided_is_never_listed(embedded, tmp_path):
         ({}, "audit: expected RUN MANIFEST, or --features F --tags T"),
         ({"features": "X.npy"}, "audit: expected RUN MANIFEST"),
         ({"features": "X.npy", "probabilities": "X.npy", "tags": "z.npy"}, "audit: expected RUN MANIFEST"),
+        ({"features": "X.npy", "tags": "z.npy", "split": "train"}, "split: expected with RUN MANIFEST, got"),
         ({"features": "X.npy", "tags": "short.npy"}, "tags: expected 800 rows, one per example, got 3"),
         ({"features": "X.npy", "tags": "short.csv"}, "tags: expected 800 rows, as .*X.npy has, got 2"),
         ({"features": "nan.npy", "tags": "z.npy"}, "expected finite numbers"),
@@ -161,7 +162,8 @@ def test_mistakes_are_told(embedded, tmp_path, arguments, message):
     (tmp_path / "broken.npy").write_bytes(b"\x93NUMPY garbage")
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "issues.csv").write_text("")
-    paths = {name: tmp_path / value if isinstance(value, str) else value for name, value in arguments.items()}
+    is_path = {name: isinstance(value, str) and name != "split" for name, value in arguments.items()}
+    paths = {name: tmp_path / value if is_path[name] else value for name, value in arguments.items()}
     with pytest.raises(InputError, match=message):
         audit(**({"out": tmp_path / "out"} | paths))
 

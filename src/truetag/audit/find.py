@@ -87,6 +87,8 @@ def audit(
         raise InputError(f"min_probability: expected a number from 0 to 1, got {min_probability}")
     if not overwrite and (there := [name for name in FILES if (out / name).exists()]):
         raise InputError(f"out: {out} holds {there[0]} of an earlier audit; add --overwrite to replace it")
+    if split is not None and manifest is None:
+        raise InputError(f"split: expected with RUN MANIFEST, got {split!r} with a numpy file")
     skips = SkipList(reading.max_skipped)
     if run is not None and manifest is not None and features is probabilities is tags is None:
         evidence, media = read_run(run, manifest, split, function_words, reading, skips)

@@ -286,7 +286,8 @@ def write_report(work: Path, out: Path) -> None:
         cells = [f"**{ap:.1f}**" if ap == max(aps) else f"{ap:.1f}" for ap in aps]
         ahead = f"{aps[0] - max(aps[1:]):+.1f}"
         if resampled := [row["ap_differences"] for row in of_case if "ap_differences" in row]:
-            low, high = 100 * np.quantile(np.array(resampled).mean(0), [0.025, 0.975])
+            spread = np.array(resampled).mean(0)
+            low, high = aps[0] - max(aps[1:]) + 100 * np.quantile(spread - spread.mean(), [0.025, 0.975])
             ahead += f" ({low:+.1f} to {high:+.1f})"
         lines.append(f"| {data}, {column} | {len(of_case)} | {' | '.join(cells)} | {ahead} |")
     tables = {"ap": lines}

@@ -5,7 +5,7 @@ import torch
 
 from truetag.data.corruption import flip_labels
 from truetag.label_noise import rates
-from truetag.label_noise.rates import calibrate
+from truetag.label_noise.rates import Calibration, calibrate, split_ends
 
 N, K = 6000, 12
 NAN = float("nan")
@@ -107,3 +107,20 @@ def test_slope_is_the_derivative_of_the_literal_likelihood():
     gradient, information = rates.slope(counts, estimates.detach())
     assert torch.allclose(gradient, estimates.grad)
     assert (torch.linalg.eigvalsh(information) > 0).all()
+
+
+@pytest.mark.parametrize(("missing", "incorrect"), [(0.9, 0.4), (0.999, 0.999), (0.5, 0.5), (0.0, 0.0), (0.3, 0.02)])
+def test_the_ends_of_any_curve_are_probabilities(missing, incorrect):
+    """Also of one that falls, which the scores of a label that say nothing may give."""
+    one = torch.ones(3)
+    common = torch.tensor(0.1), torch.tensor(0.001)
+    rates = missing * one, incorrect * one
+    found = split_ends(Calibration(one, 0 * one, *rates, *common, one, one, ceiling=one, floor=0 * one))
+    assert (found.floor <= found.ceiling).all()
+    logits = found.true_logits(torch.tensor([[-50.0, 0.0, 50.0]]))
+    assert logits.isfinite().all() or (missing, incorrect) == (0.0, 0.0)
+    assert (logits.diff() >= 0).all()
+    if missing + incorrect < 1:  # the curve of observed labels stays as it is
+        before = incorrect + (1 - missing - incorrect) * torch.tensor([0.0, 0.5, 1.0])
+        after = found.incorrect + (1 - found.missing - found.incorrect) * logits.sigmoid()
+        assert torch.allclose(after, before, atol=1e-5)

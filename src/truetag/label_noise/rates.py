@@ -48,6 +48,7 @@ _EDGES = torch.linspace(-6.0, 4.0, 51, dtype=torch.float64)
 _FIXED = 1e-4
 _NUM_ROUNDS, _NUM_STEPS, _NUM_GRID_STEPS = 40, 6, 30
 _LABELS_AT_A_TIME = 256
+_SMALLEST_SPAN = 1e-6
 
 
 @dataclass(frozen=True)
@@ -145,9 +146,10 @@ def split_ends(calibration: Calibration) -> Calibration:
     """
     missing = _half_way(calibration.missing, calibration.common_missing)
     incorrect = _half_way(calibration.incorrect, calibration.common_incorrect)
-    span = 1 - missing - incorrect
-    ceiling = ((1 - calibration.missing - incorrect) / span).clamp(max=1)
-    floor = ((calibration.incorrect - incorrect) / span).clamp(min=0)
+    span = (1 - missing - incorrect).clamp(min=_SMALLEST_SPAN)
+    floor = ((calibration.incorrect - incorrect) / span).clamp(0, 1 - _SMALLEST_SPAN)
+    # a curve that falls, of a label whose scores say nothing, becomes flat
+    ceiling = torch.maximum((1 - calibration.missing - incorrect) / span, floor).clamp(_SMALLEST_SPAN, 1)
     return replace(calibration, missing=missing, incorrect=incorrect, ceiling=ceiling, floor=floor)
 
 

@@ -111,3 +111,14 @@ def test_relations_that_nobody_else_shows_are_not_believed(scored):
     log_q = transition(K, calibration.missing, calibration.incorrect)
     alone = posterior_logits(calibration.true_logits(logits), log_q, observed).sigmoid()
     assert (found - alone).abs().mean() < 0.02
+
+
+def test_scores_that_say_the_opposite_or_nothing_are_no_failure(scored):
+    logits, truth = scored
+    observed = flip_labels(truth, 0.4, 0.0, torch.Generator().manual_seed(1))
+    logits = logits.clone()
+    logits[:, 0] *= -1
+    logits[:, 1] = 0
+    observed[:, 2], observed[:, 3] = 0, 1
+    found = label_posterior(logits, observe_labels(observed)).probabilities
+    assert ((found >= 0) & (found <= 1)).all()

@@ -180,7 +180,7 @@ def measure(work: Path, case: Case) -> str:
 
 def cleanlab_scores(observed: np.ndarray, by_image: np.ndarray) -> dict[str, np.ndarray]:
     """cleanlab's multi-label filter of each label and its rank by self-confidence: flagged cells first."""
-    from cleanlab.multilabel_classification.filter import find_multilabel_issues_per_class
+    from cleanlab.multilabel_classification.filter import find_multilabel_issues_per_class  # pyright: ignore[reportMissingImports]
 
     lists = [row.nonzero()[0].tolist() for row in observed]
     self_confidence = np.where(observed, by_image, 1 - by_image)
@@ -233,7 +233,7 @@ def record_scores(
     judgement: Any, heads: dict[str, torch.Tensor], observed: np.ndarray, records: Records, is_invalid: np.ndarray
 ) -> dict[str, Any]:
     """How well records of other examples are found: by their validity, and by what peers have of whole records."""
-    from cleanlab.multilabel_classification.rank import get_label_quality_scores
+    from cleanlab.multilabel_classification.rank import get_label_quality_scores  # pyright: ignore[reportMissingImports]
 
     invalid = {"truetag": 1 - judgement.validity}
     invalid["mean posterior of wrong"] = 1 - example_quality(judgement.posterior, observed)[records.bags]

@@ -201,7 +201,7 @@ def decoding(clips: Path, num_clips: int = 100, rounds: int = 5) -> None:
 
 def issues(work: Path, rounds: int = 5, num_streamed: int = 1_000_000) -> None:
     """Listing and counting label issues against cleanlab's multi-label filter; and a million examples from disk."""
-    from cleanlab.multilabel_classification.filter import find_multilabel_issues_per_class
+    from cleanlab.multilabel_classification.filter import find_multilabel_issues_per_class  # pyright: ignore[reportMissingImports]
 
     def judged(num_examples: int, num_labels: int) -> tuple[np.ndarray, np.ndarray]:
         """Probabilities of rare labels, and labels of which some are wrong."""

@@ -293,6 +293,8 @@ def _as_command(
         hint = hints[name]
         if name in positional:
             hint = tyro.conf.Positional[hint]
+            if parameter.default is None:
+                hint = Annotated[hint, tyro.conf.arg(metavar=name.upper())]
         elif name in _FLAG_NAMES:
             hint = Annotated[hint, tyro.conf.arg(name=_FLAG_NAMES[name])]
         default = defaults.get(name, parameter.default)

@@ -70,15 +70,14 @@ def find_label_issues(
     scan = _Scan(posterior, Z, label_names)
     if example_ids is not None and len(example_ids) != scan.num_examples:
         raise InputError(f"example_ids: expected {scan.num_examples}, got {len(example_ids)}")
-    found = _Cells.none()
+    parts, num_found = [_Cells.none()], 0
     for part in scan:
         rows, columns = np.nonzero(part.wrong >= min_probability)  # NaN, where the label is unknown, is not
-        cells = _Cells(part.start + rows, columns, part.wrong[rows, columns], part.labels[rows, columns] == 1)
-        found = found.joined(cells)
-        if max_issues is not None and len(found.rows) > max(4 * max_issues, _CELLS_AT_A_TIME):
-            found = found.surest(max_issues)
-    found = found.surest(max_issues)
-    rows, columns, probabilities, given = found
+        parts.append(_Cells(part.start + rows, columns, part.wrong[rows, columns], part.labels[rows, columns] == 1))
+        num_found += len(rows)
+        if max_issues is not None and num_found > max(4 * max_issues, _CELLS_AT_A_TIME):
+            parts, num_found = [_Cells.joined(parts).surest(max_issues)], max_issues
+    rows, columns, probabilities, given = _Cells.joined(parts).surest(max_issues)
     names = scan.names()
     return pd.DataFrame(
         {
@@ -190,8 +189,9 @@ class _Cells(NamedTuple):
     def none(cls) -> "_Cells":
         return cls(*(np.zeros(0, dtype) for dtype in (np.int64, np.int64, np.float64, bool)))
 
-    def joined(self, others: "_Cells") -> "_Cells":
-        return _Cells(*(np.concatenate(pair) for pair in zip(self, others, strict=True)))
+    @classmethod
+    def joined(cls, parts: "Sequence[_Cells]") -> "_Cells":
+        return cls(*map(np.concatenate, zip(*parts, strict=True)))
 
     def surest(self, count: int | None) -> "_Cells":
         """Those that are wrong with the highest probability, in this order; of equal ones the first."""

@@ -304,7 +304,7 @@ def _change(row: Row, change: Change) -> Row:
             pairs = zip(row["tags"], row["tag_sources"], strict=True)
             after["tag_sources"] = [source for other, source in pairs if normalise(other) != name]
         without("tags")
-        if any(word_matcher([name])(caption) for caption in row.get("captions") or ()):
+        if any(map(word_matcher([name]), row.get("captions") or ())):
             with_tag("rejected_tags")  # a caption would bring it back
     return after
 

@@ -17,7 +17,7 @@ from truetag.errors import InputError
 from truetag.io.files import replacing, write_json
 from truetag.io.paths import takes_paths
 from truetag.io.text import counted
-from truetag.issues import count_label_issues, example_quality, find_label_issues, interval_of
+from truetag.issues import MIN_PROBABILITY, count_label_issues, example_quality, find_label_issues, interval_of
 from truetag.media.files import Reading, SkipList
 
 RECORD = "record"
@@ -52,7 +52,7 @@ def audit(
     probabilities: Path | None = None,
     tags: Path | None = None,
     split: str | None = None,
-    min_probability: float = 0.5,
+    min_probability: float = MIN_PROBABILITY,
     min_count: int = MIN_COUNT,
     function_words: bool = False,
     seed: int = 0,
@@ -112,7 +112,7 @@ def audit(
     return replace(found, folder=out)
 
 
-def find(evidence: Evidence, judgement: Judgement, min_probability: float = 0.5) -> Audit:
+def find(evidence: Evidence, judgement: Judgement, min_probability: float = MIN_PROBABILITY) -> Audit:
     """The tables and the summary of an audit.
 
     Args:

@@ -1,7 +1,7 @@
 """How probably each label of an audit is true, and each record belongs to its example; all of it out of sample."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -95,8 +95,7 @@ def _weigh_records(evidence: Evidence, seed: int) -> Float64[np.ndarray, "S"] | 
 def _without_doubt(observation: Observation, evidence: Evidence) -> Observation:
     """What a person has decided is learnt from as it is."""
     assert evidence.decided is not None
-    labels = torch.where(evidence.decided, evidence.labels, observation.labels)
-    return Observation(labels, observation.weights, observation.named, observation.silent)
+    return replace(observation, labels=torch.where(evidence.decided, evidence.labels, observation.labels))
 
 
 def _choose(

@@ -33,7 +33,7 @@ from truetag.models.classifier import Classifier
 from truetag.models.features import cached_features, feature_spec
 from truetag.prediction.tagging import MANIFEST_SUFFIXES
 from truetag.runs.folder import Run, open_run, read_json_object
-from truetag.training.targets import batches_of_means
+from truetag.training.targets import CHOSEN_FIELDS, batches_of_means
 
 ARRAY_SUFFIXES = (".npy", ".npz")
 
@@ -190,15 +190,8 @@ def _head_settings(run: Run) -> HeadSettings:
     chosen = run.folder / "chosen.json"
     if chosen.is_file() and read_json_object(chosen).get("train_on_posterior"):
         return replace(JOINT, q=q)
-    return HeadSettings(
-        noise_model=config.noise_model,
-        q=q,
-        initial_missing_rate=config.initial_missing_rate,
-        initial_incorrect_rate=config.initial_incorrect_rate,
-        stage1_epochs=config.stage1_epochs,
-        stage2_epochs=config.stage2_epochs,
-        noise_learning_rate=config.noise_learning_rate,
-    )
+    values: dict[str, Any] = {name: getattr(config, name) for name in CHOSEN_FIELDS} | {"q": q}
+    return HeadSettings(**values)
 
 
 def _records_of(rows: Any, vocabulary: Vocabulary) -> Records:

@@ -84,7 +84,6 @@ def observe_records(
     log_invalid = np.log1p(-np.minimum(validity, 1 - 1e-12))  # S
     in_all = np.bincount(bags, log_invalid, minlength=num_examples)  # N
     in_naming = sum_over_bags(log_invalid, words, bags, num_examples)  # N K
-    in_naming = np.minimum(in_naming, 0)
     has_records = torch.from_numpy(np.bincount(bags, minlength=num_examples) > 0)  # N
     by_records = torch.from_numpy(sum_over_bags(np.ones(len(bags)), words, bags, num_examples) > 0) & (labels == 1)
     valid = torch.where(has_records, torch.from_numpy(-np.expm1(in_all)).float(), 1)
@@ -119,6 +118,7 @@ def label_posterior(
     )
     second = split_ends(calibrate(related, labels, weights))
     posterior = _weigh_records(second.true_logits(related), by_image, second, observation)
+    # the relations come from the same labels: after them no more is known of the rates than before
     return LabelPosterior(posterior, replace(second, missing_deviation=first.missing_deviation))
 
 

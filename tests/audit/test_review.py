@@ -110,7 +110,7 @@ def test_only_what_is_in_view_is_in_the_document(page):
     assert total > 200
     assert page.locator(".item").count() < 60
     page.evaluate("document.getElementById('list').scrollTop = 1e7")
-    page.wait_for_function(f"document.getElementById('issue-{total - 1}') !== null")
+    page.locator(f"#issue-{total - 1}").wait_for(state="attached")
     assert page.locator(".item").count() < 60
 
 
@@ -197,7 +197,7 @@ def test_loading_tells_of_conflicts_and_keeps_what_is_there(page, tmp_path):
     content = [lines[0] | {"decision": "reject"}, second, stranger]
     (tmp_path / "other.jsonl").write_text("\n".join([*map(json.dumps, content), "no JSON", '{"decision": 1}']) + "\n")
     page.set_input_files("#file", tmp_path / "other.jsonl")
-    page.wait_for_function("document.getElementById('message').textContent.includes('loaded')")
+    page.locator("#message", has_text="loaded").wait_for()
     message = page.inner_text("#message")
     assert "1 decisions loaded; 1 differ from yours, which stay; 1 are about issues" in message
     assert "2 lines are no decisions" in message

@@ -97,6 +97,27 @@ def decided_labels(rows: Rows, vocabulary: Vocabulary) -> Bool[Tensor, "N K"]:
     return decided
 
 
+def tag_sources(rows: Rows, vocabulary: Vocabulary) -> list[dict[int, str]]:
+    """Where each present label of each bag comes from, by its index: `tag_sources`, else "tag"; "person"; "caption".
+
+    >>> words = Vocabulary(("dog", "cat"), ("NN",) * 2, (3, 2))
+    >>> tag_sources([{"id": "a", "tags": ["Dog"], "tag_sources": ["shop"], "captions": ["a dog and a cat"]}], words)
+    [{0: 'shop', 1: 'caption'}]
+    """
+    words_of_caption = _caption_matcher(vocabulary)
+    labels_of_name = vocabulary.labels_of_name
+    found: list[dict[int, str]] = []
+    for row in stream_rows(rows, ("captions", "tags", "tag_sources", "verified_tags")):
+        tags = row.get("tags") or ()
+        pairs = [*zip(tags, row.get("tag_sources") or ["tag"] * len(tags), strict=True)]
+        pairs += [(tag, "person") for tag in row.get("verified_tags") or ()]
+        named = {label for caption in row.get("captions") or () for label in words_of_caption(caption)}
+        sources = dict.fromkeys(sorted(named), "caption")
+        sources |= {label: source for tag, source in pairs for label in labels_of_name.get(normalise(tag), ())}
+        found.append(sources)
+    return found
+
+
 def soft_tags(rows: Rows, vocabulary: Vocabulary) -> Float[Tensor, "N K"] | None:
     """The `tag_probabilities` of each bag, NaN where there is none or where a person has decided; None without any.
 

@@ -1,6 +1,6 @@
 """What a person decided about an audit, from whichever program they looked at it in.
 
-It reads decisions.jsonl of the review page, and what Label Studio (JSON, JSON_MIN) and FiftyOne export of the files that
+It reads decisions.jsonl of the review page, and what Label Studio (JSON, JSON_MIN) and FiftyOne export of files that
 `audit.exchange` wrote for them; the content of a file shows which of these it is. The other programs say which tags a
 photo has. Decisions are what differs from the given tags, and what became of each suggestion; anything that cannot be
 made into a decision is counted and listed.

@@ -187,9 +187,10 @@ def _of_fiftyone(path: Path, content: dict[str, Any], rows: Sequence[Row], sugge
         if suggestion.change.tag is not None:
             suggested_of[suggestion.row].add(normalise(suggestion.change.tag))
     answers, when = [], now()
-    for row, cells in zip(answered, present, strict=True):
+    for entry, cells in zip(answered, present, strict=True):
+        name: str = entry["id"]
         given = frozenset(seen[index] for index in cells.nonzero().flatten().tolist())
-        answers.append(_Answer(row["id"], tags_of[row["id"]], given, frozenset(suggested_of[row["id"]]), when))
+        answers.append(_Answer(name, tags_of[name], given, frozenset(suggested_of[name]), when))
     return _Answers(answers, left)
 
 

@@ -200,7 +200,7 @@ def format_audit(found: Audit) -> str:
             f"  to look at: {counted(near_duplicates, 'near-duplicate photo')} with different tags, "
             f"{counted(outliers, 'photo')} that {'looks' if outliers == 1 else 'look'} like no other"
         )
-    of_tags = found.issues[~found.issues["kind"].isin(PHOTO_KINDS)]
+    of_tags: Any = found.issues[~found.issues["kind"].isin(PHOTO_KINDS)]
     for issue in of_tags.head(_NUM_SHOWN).to_dict("records"):
         what = issue["record"] if issue["kind"] == RECORD else issue["label"]
         lines.append(f"  {issue['probability']:.3f}  {issue['kind']:9}  {issue['id']}  {what}")
@@ -292,7 +292,7 @@ def _with_photos(
             "other": [None if issue.other is None else evidence.ids[issue.other] for issue in found],
         }
     )
-    return pd.concat([issues, photos], ignore_index=True) if len(issues) else photos[issues.columns]
+    return pd.DataFrame(pd.concat([issues, photos], ignore_index=True) if len(issues) else photos[issues.columns])
 
 
 def _describe_labels(

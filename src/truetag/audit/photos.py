@@ -128,6 +128,7 @@ def _difference(here: Float[Tensor, "K"], there: Float[Tensor, "K"], names: Sequ
     """The tags that one of two photos has alone."""
     parts = []
     for place, one, two in (("here", here, there), ("there", there, here)):
-        if alone := [names[index] for index in ((one == 1) & (two == 0)).nonzero().flatten().tolist()]:
-            parts.append(f"only {place}: {', '.join(alone)}")
+        columns: list[int] = ((one == 1) & (two == 0)).nonzero().flatten().tolist()
+        if columns:
+            parts.append(f"only {place}: {', '.join(names[column] for column in columns)}")
     return "; ".join(parts)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
+import numpy as np
 from markupsafe import Markup
 
 from truetag.audit.decisions import OPPOSITE, PHOTO_KINDS
@@ -52,10 +53,10 @@ def write_page(
     """
     if len(issues) > MOST_ISSUES:
         tell(f"the page shows the first {MOST_ISSUES} of {len(issues)} issues; issues.csv has all")
-        of_photos = issues["kind"].isin(PHOTO_KINDS)  # they stand at the end, and get a tenth at least
+        of_photos = np.isin(issues["kind"].to_numpy(), PHOTO_KINDS)  # they stand at the end, and get a tenth at least
         room = MOST_ISSUES - min(int(of_photos.sum()), MOST_ISSUES // 10)
-        kept = [*issues.index[~of_photos][:room], *issues.index[of_photos]]
-        issues = issues.loc[kept].head(MOST_ISSUES)
+        kept = np.concatenate([np.flatnonzero(~of_photos)[:room], np.flatnonzero(of_photos)])
+        issues = issues.iloc[kept[:MOST_ISSUES]]
     pictures = {} if media is None else _pictures(list(dict.fromkeys(issues["id"])), media)
     numbers = {name: number for number, name in enumerate(pictures)}
     entries: list[dict[str, Any]] = []

@@ -188,7 +188,7 @@ def _of_fiftyone(path: Path, content: dict[str, Any], rows: Sequence[Row], sugge
             suggested_of[suggestion.row].add(normalise(suggestion.change.tag))
     answers, when = [], now()
     for entry, cells in zip(answered, present, strict=True):
-        name: str = entry["id"]
+        name = str(entry["id"])
         given = frozenset(seen[index] for index in cells.nonzero().flatten().tolist())
         answers.append(_Answer(name, tags_of[name], given, frozenset(suggested_of[name]), when))
     return _Answers(answers, left)

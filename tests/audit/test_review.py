@@ -178,13 +178,13 @@ def other_page(browser, tmp_path):
 
 
 def test_the_source_of_a_tag_filters(other_page, page):
-    assert not page.is_visible("#source")  # nothing is known of any source there
+    assert not page.is_visible("#source")  # nothing is known of any source there, or they are all the same
     options = other_page.locator("#source option").all_inner_texts()
     assert options[:2] == ["all", "(not given) (3)"]
     assert sorted(options[2:]) == ["caption (1)", "my <shop> (1)", "person (1)"]
     other_page.select_option("#source", "my <shop>")
     assert progress(other_page)[2] == 1
-    assert "probably incorrect, from my <shop>" in other_page.locator(".item").inner_text()
+    assert "probably incorrect · my <shop>" in other_page.locator(".item").inner_text()
     other_page.select_option("#tag", "dog")
     assert progress(other_page)[2] == 0
     other_page.select_option("#source", "caption")

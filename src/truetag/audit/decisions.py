@@ -115,7 +115,8 @@ def read_decisions(path: Path) -> Wanted:
         named = entry.get("label" if kind in OPPOSITE else "record")
         known = (kind in ACTIONS or kind in PHOTO_KINDS) and decision in ("accept", "reject", "skip")
         if not known or not isinstance(row, str) or not isinstance(named, str):
-            raise InputError(f"{path}, line {line}: expected a decision of the review page, got {shown(entry)}")
+            expected = "a decision of the review page, or an export of Label Studio or FiftyOne"
+            raise InputError(f"{path}, line {line}: expected {expected}, got {shown(entry)}")
         if kind in PHOTO_KINDS:
             num_of_photos += 1
             continue

@@ -1,8 +1,8 @@
 """Issues of whole photos: near-duplicates whose tags differ, and photos that look like no other.
 
-Both come from distances between standardised features. Unusual is a logarithm of a distance whose modified z-score
-(Iglewicz and Hoaglin, 1993), 0.6745 (x - median) / (median absolute deviation), is beyond 3.5: the scale comes from the
-photos themselves. It says how unusual a distance is, and nothing of how probable a mistake is.
+Both come from distances between features of length 1, which rank as cosines do. Unusual is a logarithm of a distance
+whose modified z-score (Iglewicz and Hoaglin, 1993), 0.6745 (x - median) / (median absolute deviation), is beyond 3.5:
+the scale comes from the photos themselves. It says how unusual a distance is, and nothing of how probable a mistake is.
 """
 
 import math
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
+from torch.nn import functional
 
 from truetag.audit.decisions import PHOTO_KINDS
 from truetag.io.terminal import Progress
@@ -62,7 +63,8 @@ def find_photo_issues(
             for one, two in ((row, other), (other, row)):
                 if one not in listed:
                     listed.add(one)
-                    text = f"same photo as {ids[two]}; {_difference(labels[one], labels[two], names)}"
+                    likeness = "copy of" if first[row] == 0 else "nearly the same as"
+                    text = f"{likeness} {ids[two]}; {_difference(labels[one], labels[two], names)}"
                     found.append(PhotoIssue(NEAR_DUPLICATE, one, two, text))
     deviations = _deviations(last)
     for row in np.argsort(-deviations, kind="stable")[: int((deviations > CUT).sum())].tolist():
@@ -73,29 +75,28 @@ def find_photo_issues(
 def nearest_neighbours(
     features: Float[Tensor, "N D"], count: int
 ) -> tuple[Float64[np.ndarray, "N A"], Int64[np.ndarray, "N A"]]:
-    """The distances to the nearest other rows of standardised features, and which rows these are.
+    """The distances to the nearest other rows of features, all scaled to length 1, and which rows these are.
 
     Memory grows with N, not with N^2: a block of rows meets a block of others at a time.
 
-    >>> nearest_neighbours(torch.tensor([[0.0], [1.0], [3.0]]), 1)[1].ravel().tolist()
+    >>> nearest_neighbours(torch.tensor([[1.0, 0.0], [2.0, 1.0], [0.0, 5.0]]), 1)[1].ravel().tolist()
     [1, 0, 1]
     """
-    deviation, mean = torch.std_mean(features.float(), dim=0, correction=0)
-    standard = (features.float() - mean) / torch.where(deviation > 0, deviation, 1)  # N D
-    squares = standard.square().sum(1)  # N
-    num_rows = len(standard)
+    directions = functional.normalize(features.float(), dim=1)  # N D
+    squares = directions.square().sum(1)  # N: 1, but 0 where all features are 0
+    num_rows = len(directions)
     distances = np.empty((num_rows, count))
     nearest = np.empty((num_rows, count), dtype=np.int64)
     with Progress("comparing photos", num_rows) as progress:
         for start in range(0, num_rows, _ROWS_AT_A_TIME):
-            rows = torch.arange(start, min(start + _ROWS_AT_A_TIME, num_rows), device=standard.device)
-            block = standard[rows]  # A D
-            values = torch.full((len(rows), 0), math.inf, device=standard.device)
-            indices = torch.zeros(len(rows), 0, dtype=torch.int64, device=standard.device)
+            rows = torch.arange(start, min(start + _ROWS_AT_A_TIME, num_rows), device=directions.device)
+            block = directions[rows]  # A D
+            values = torch.full((len(rows), 0), math.inf, device=directions.device)
+            indices = torch.zeros(len(rows), 0, dtype=torch.int64, device=directions.device)
             for other in range(0, num_rows, _COLUMNS_AT_A_TIME):
-                columns = torch.arange(other, min(other + _COLUMNS_AT_A_TIME, num_rows), device=standard.device)
+                columns = torch.arange(other, min(other + _COLUMNS_AT_A_TIME, num_rows), device=directions.device)
                 # the square of a row's own length is the same for all others
-                gap = torch.addmm(squares[columns], block, standard[columns].T, alpha=-2)  # A C
+                gap = torch.addmm(squares[columns], block, directions[columns].T, alpha=-2)  # A C
                 gap.masked_fill_(rows.unsqueeze(1) == columns, math.inf)
                 best = gap.topk(min(count, len(columns)), largest=False)
                 values = torch.cat([values, best.values], 1)
@@ -103,7 +104,7 @@ def nearest_neighbours(
                 chosen = values.topk(min(count, values.shape[1]), largest=False).indices
                 values, indices = values.gather(1, chosen), indices.gather(1, chosen)
             # again from the differences, in which nothing cancels: copies are at 0
-            exact = (block.unsqueeze(1) - standard[indices]).double().norm(dim=2)
+            exact = (block.unsqueeze(1) - directions[indices]).norm(dim=2)
             order = exact.argsort(dim=1, stable=True)
             distances[start : start + len(rows)] = exact.gather(1, order).cpu().numpy()
             nearest[start : start + len(rows)] = indices.gather(1, order).cpu().numpy()

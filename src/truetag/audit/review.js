@@ -32,6 +32,7 @@ function say(text) { el("message").textContent = text; }
 // where a given tag comes from; a missing one comes from nowhere
 const NO_SOURCE = "(not given)";
 function sourceOf(issue) { return issue.source ?? NO_SOURCE; }
+const hasSources = new Set(issues.map((issue) => issue.source).filter((source) => source !== undefined)).size > 1;
 
 // which issues are shown
 function filter() {
@@ -109,7 +110,7 @@ function make(issue) {
   what.append(text("span", "tag", issue.label ?? issue.record));
   what.title = issue.label ?? issue.record;
   const row = text("div", "row", "");
-  row.append(text("span", "", KINDS[issue.kind] + (issue.source ? ", from " + issue.source : "")));
+  row.append(text("span", "", KINDS[issue.kind] + (hasSources && issue.source ? " · " + issue.source : "")));
   if (issue.probability !== undefined) row.append(text("span", "", (100 * issue.probability).toFixed(1) + " %"));
   const below = text("div", "row", "");
   below.append(text("span", "tag", issue.id), text("span", "state", ""));
@@ -247,7 +248,7 @@ function fill(id, values) {
   }
 }
 fill("tag", issues.filter((issue) => issue.label !== undefined).map((issue) => issue.label));
-if (issues.some((issue) => issue.source !== undefined)) {
+if (hasSources) {
   fill("source", issues.map(sourceOf));
   el("source-filter").hidden = false;
 }

@@ -1,8 +1,10 @@
 """Issues of whole photos: near-duplicates whose tags differ, and photos that look like no other.
 
-Both come from distances between features of length 1, which rank as cosines do. Unusual is a logarithm of a distance
-whose modified z-score (Iglewicz and Hoaglin, 1993), 0.6745 (x - median) / (median absolute deviation), is beyond 3.5:
-the scale comes from the photos themselves. It says how unusual a distance is, and nothing of how probable a mistake is.
+Both come from distances between features of length 1, which rank as cosines do, and from the modified z-score of their
+logarithms (Iglewicz and Hoaglin, 1993), 0.6745 (x - median) / (median absolute deviation): the scale comes from the
+photos themselves. Unusually far is a score above 3.5. Unusually near is a score that less than one photo is expected to
+have by chance: where photos lie evenly, x is the logarithm of an exponential variable, scaled and shifted, whose lower
+tail is long. The scores say how unusual a distance is, and nothing of how probable a mistake is.
 """
 
 import math
@@ -23,6 +25,8 @@ NUM_NEIGHBOURS = 10
 FEWEST_PHOTOS = 100
 """With fewer, distances have no scale: exact copies alone are found."""
 CUT = 3.5
+_SCORE_OF_UNIT = 0.88
+"""The modified z-score of 1 in the logarithm of an exponential variable, whose median absolute deviation is 0.767."""
 NEAR_DUPLICATE, OUTLIER = PHOTO_KINDS
 _ROWS_AT_A_TIME, _COLUMNS_AT_A_TIME = 1024, 16384
 
@@ -56,7 +60,9 @@ def find_photo_issues(
     first, last = distances[:, 0], distances[:, -1]
     found: list[PhotoIssue] = []
     listed: set[int] = set()
-    closest = np.flatnonzero((first == 0) | (_deviations(first) < -CUT))
+    # the lower tail of such a logarithm, t below its median, has the probability ln 2 exp(-t)
+    by_chance = max(CUT, _SCORE_OF_UNIT * math.log(math.log(2) * num_photos))
+    closest = np.flatnonzero((first == 0) | (_deviations(first) < -by_chance))
     for row in closest[np.argsort(first[closest], kind="stable")].tolist():
         other = int(nearest[row, 0])
         if (labels[row] * labels[other] >= 0).logical_and(labels[row] != labels[other]).any():

@@ -137,6 +137,12 @@ COMMANDS = {
         "apply an audit, or what a person decided on its page, to a manifest",
         lambda changes: changes.describe(),
     ),
+    "export-issues": Command(
+        "truetag.audit.exchange:export_issues",
+        ("audit",),
+        "write what an audit found for COCO tools, FiftyOne, Label Studio or cleanlab",
+        lambda exported: exported.describe(),
+    ),
     "caption train": Command(
         "truetag.captioning.train:train_captioner",
         ("data",),

@@ -9,8 +9,10 @@ import pandas as pd
 from jaxtyping import Bool
 
 from truetag import __version__
+from truetag.audit.decisions import PHOTO_KINDS
 from truetag.audit.evidence import Evidence
 from truetag.audit.judge import Judgement, judge
+from truetag.audit.photos import find_photo_issues
 from truetag.audit.reading import read_arrays, read_run
 from truetag.audit.review import write_page
 from truetag.errors import InputError
@@ -25,7 +27,10 @@ MIN_COUNT = 5
 FEW_GIVEN = 20
 """With fewer given tags, what is estimated of a label comes from the other labels."""
 _NUM_SHOWN = 5
-FILES = ("issues.parquet", "issues.csv", "labels.csv", "examples.csv", "summary.json", "index.html")
+FILES = (
+    *("issues.parquet", "issues.csv", "labels.csv", "examples.parquet", "examples.csv"),
+    *("summary.json", "index.html"),
+)
 
 
 @dataclass(frozen=True)
@@ -33,11 +38,12 @@ class Audit:
     """What an audit found: tables, as `write_audit` writes them, and a summary."""
 
     issues: pd.DataFrame
-    """The ranked list: rank, id, label, kind, probability, given, posterior, suggestion, rank_in_example, record."""
+    """The ranked list: rank, id, label, kind, probability, given, posterior, suggestion, rank_in_example, record,
+    source, other. Issues of whole photos, which have no probability, stand at its end."""
     labels: pd.DataFrame
     """One label a row: given, expected numbers with intervals, rates with deviations, how many to add and remove."""
     examples: pd.DataFrame
-    """One example a row: its quality in 0..1, and the expected number of its issues."""
+    """One example a row: its quality in 0..1, the expected number of its wrong tags, its file, and its given tags."""
     summary: dict[str, Any]
     folder: Path = Path()
 
@@ -66,8 +72,8 @@ def audit(
     Args:
         run: a finished run; its backbone gives the features, and models that did not see a photo judge its tags.
         manifest: the manifest to audit.
-        out: a folder for issues.parquet and issues.csv (the list), labels.csv, examples.csv, summary.json and
-            index.html, the page to review them on.
+        out: a folder for issues.parquet and issues.csv (the list), labels.csv, examples.parquet and examples.csv,
+            summary.json and index.html, the page to review them on.
         features: embeddings instead, [examples, features], in a numpy file (.npy, .npz).
         probabilities: p(y=1|x) instead, [examples, tags], of models that did not see the example.
         tags: the tags of these examples, in the same order: a table, a manifest, or a numpy file of 1, 0 and -1 for
@@ -102,10 +108,7 @@ def audit(
     found.summary["skipped"] = len(skips)
     write_audit(found, out)
     skips.write(out / "skipped.jsonl")
-    given = {
-        name: [evidence.vocabulary[column] for column in (row == 1).nonzero().flatten().tolist()]
-        for name, row in zip(evidence.ids, evidence.labels, strict=True)
-    }
+    given = dict(zip(found.examples["id"], found.examples["given"], strict=True))
     source = manifest or tags
     assert source is not None
     write_page(out / "index.html", found.issues, media, source.name, given)
@@ -135,11 +138,16 @@ def find(evidence: Evidence, judgement: Judgement, min_probability: float = MIN_
         judgement,
         min_probability,
     )
+    issues = _with_photos(_with_sources(issues, evidence), evidence, columns, names)
     counts = count_label_issues(posterior, labels, label_names=names)
     per_label = _describe_labels(counts, issues, judgement, columns)
     quality = example_quality(posterior, labels)
     wrong = np.where(labels == 1, 1 - posterior, np.where(labels == 0, posterior, 0))
     examples = pd.DataFrame({"id": evidence.ids, "quality": quality, "expected_issues": wrong.sum(1)})
+    examples["file"] = [None] * len(examples) if evidence.files is None else evidence.files
+    examples["given"] = [
+        [evidence.vocabulary[column] for column in (row == 1).nonzero().flatten().tolist()] for row in evidence.labels
+    ]
     expected = {kind: _total(per_label, kind) for kind in ("missing", "incorrect")}
     summary: dict[str, Any] = {
         "truetag": __version__,
@@ -163,11 +171,13 @@ def find(evidence: Evidence, judgement: Judgement, min_probability: float = MIN_
 def write_audit(found: Audit, out: Path) -> None:
     """Write the tables and the summary, each whole or not at all."""
     out.mkdir(parents=True, exist_ok=True)
-    with replacing(out / "issues.parquet") as temporary:
-        found.issues.to_parquet(temporary, index=False)
-    for name in ("issues", "labels", "examples"):
+    for name in ("issues", "examples"):
+        with replacing(out / f"{name}.parquet") as temporary:
+            getattr(found, name).to_parquet(temporary, index=False)
+    tables = {"issues": found.issues, "labels": found.labels, "examples": found.examples.drop(columns="given")}
+    for name, table in tables.items():
         with replacing(out / f"{name}.csv") as temporary:
-            getattr(found, name).to_csv(temporary, index=False, float_format="%.6g")
+            table.to_csv(temporary, index=False, float_format="%.6g")
     write_json(out / "summary.json", found.summary)
 
 
@@ -184,7 +194,14 @@ def format_audit(found: Audit) -> str:
             f"  {words[kind]}: about {numbers['number']:.0f} expected ({numbers['low']:.0f} to {numbers['high']:.0f}), "
             f"{listed.get(kind, 0)} listed"
         )
-    for issue in found.issues.head(_NUM_SHOWN).to_dict("records"):
+    near_duplicates, outliers = (listed.get(kind, 0) for kind in PHOTO_KINDS)
+    if near_duplicates or outliers:
+        lines.append(
+            f"  to look at: {counted(near_duplicates, 'near-duplicate photo')} with different tags, "
+            f"{counted(outliers, 'photo')} that {'looks' if outliers == 1 else 'look'} like no other"
+        )
+    of_tags: Any = found.issues[~found.issues["kind"].isin(PHOTO_KINDS)]
+    for issue in of_tags.head(_NUM_SHOWN).to_dict("records"):
         what = issue["record"] if issue["kind"] == RECORD else issue["label"]
         lines.append(f"  {issue['probability']:.3f}  {issue['kind']:9}  {issue['id']}  {what}")
     lines.append(
@@ -224,6 +241,60 @@ def _with_records(
     return pd.DataFrame(issues, columns=[*order, "record"])
 
 
+def _with_sources(issues: pd.DataFrame, evidence: Evidence) -> pd.DataFrame:
+    """The list with the source of each given tag and of each record; None where nothing is known of it."""
+    if evidence.sources is None:
+        return issues.assign(source=None)
+    row_of = {name: row for row, name in enumerate(evidence.ids)}
+    label_of = {name: index for index, name in enumerate(evidence.vocabulary)}
+    captions = {
+        (int(evidence.records.bags[index]), evidence.records.texts[index])
+        for index in np.flatnonzero(evidence.records.is_caption).tolist()
+    }
+    found = []
+    for name, kind, label, record in zip(
+        *(issues[column] for column in ("id", "kind", "label", "record")), strict=True
+    ):
+        row = row_of[name]
+        of_row = evidence.sources[row]
+        if kind == RECORD:
+            others = sorted({source for source in of_row.values() if source != "caption"})
+            found.append("caption" if (row, record) in captions else ", ".join(others) or None)
+        else:
+            found.append(of_row.get(label_of[label]) if kind == "incorrect" else None)
+    return issues.assign(source=pd.Series(found, dtype=object, index=issues.index))
+
+
+def _with_photos(
+    issues: pd.DataFrame, evidence: Evidence, columns: Bool[np.ndarray, "K"], names: list[str]
+) -> pd.DataFrame:
+    """The list with the issues of whole photos at its end."""
+    issues = issues.assign(other=None)
+    if evidence.features is None:
+        return issues
+    labels = evidence.labels[:, np.flatnonzero(columns).tolist()]
+    found = find_photo_issues(evidence.features, labels, names, evidence.ids)
+    if not found:
+        return issues
+    photos = pd.DataFrame(
+        {
+            "rank": np.arange(len(issues) + 1, len(issues) + len(found) + 1),
+            "id": [evidence.ids[issue.row] for issue in found],
+            "label": None,
+            "kind": [issue.kind for issue in found],
+            "probability": np.nan,
+            "given": 1,
+            "posterior": np.nan,
+            "suggestion": "look",
+            "rank_in_example": 0,
+            "record": [issue.text for issue in found],
+            "source": None,
+            "other": [None if issue.other is None else evidence.ids[issue.other] for issue in found],
+        }
+    )
+    return pd.DataFrame(pd.concat([issues, photos], ignore_index=True) if len(issues) else photos[issues.columns])
+
+
 def _describe_labels(
     counts: pd.DataFrame, issues: pd.DataFrame, judgement: Judgement, columns: Bool[np.ndarray, "K"]
 ) -> pd.DataFrame:
@@ -250,7 +321,7 @@ def _describe_labels(
         table[f"{kind}_std"], table[f"{kind}_rates_std"] = counts[f"{kind}_std"], deviations
     table["missing_rate"], table["missing_rate_std"] = missing, of_missing
     table["incorrect_rate"], table["incorrect_rate_std"] = incorrect, of_incorrect
-    of_labels: Any = issues[issues["kind"] != RECORD].groupby(["label", "suggestion"]).size()
+    of_labels: Any = issues[issues["label"].notna()].groupby(["label", "suggestion"]).size()
     for suggestion in ("add", "remove"):
         table[suggestion] = [int(of_labels.get((label, suggestion), 0)) for label in table["label"]]
     table["warning"] = np.where(counts["given"] < FEW_GIVEN, f"fewer than {FEW_GIVEN} given: too few to tell", "")

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from truetag.data.manifest import Manifest
+from truetag.data.rows import Row
 from truetag.errors import InputError
 from truetag.io.text import shown
 from truetag.media.clips import CLIP_SUFFIXES, NUM_FRAMES
@@ -82,6 +83,11 @@ class _Item(NamedTuple):
     id: str
     files: list[Path]
     is_clip: bool
+
+
+def media_name(row: Row) -> str | None:
+    """The file of a row, as the manifest names it: its photo or clip, or the first of its frames."""
+    return row.get("image") or row.get("video") or next(iter(row.get("frames") or ()), None)
 
 
 def read_bags(

@@ -2,7 +2,8 @@
 and, where there are no captions to weigh, what each tag probably means (`label_noise.relabelling`).
 
 All of it comes from heads on the mean features of the untrained backbone, out of sample and from noisy labels alone.
-The training labels become soft; the validation labels, which choose the epoch, stay as they were observed.
+The training labels become soft; the validation labels, which choose the epoch, stay as they were observed. Where the
+manifest states `tag_probabilities`, they are the training labels, whatever else was learnt.
 """
 
 from collections.abc import Hashable, Iterator, Sequence
@@ -92,6 +93,13 @@ def learn_targets(inputs: TrainingInputs, data: TrainingData, path: Path, writes
         path: the file that holds what was learnt, for a run that is resumed.
         writes: whether this process writes it.
     """
+    targets = _learn(inputs, data, path, writes)
+    if data.soft is not None:
+        data.train.labels = torch.where(data.soft.isnan(), data.train.labels.float(), data.soft)
+    return targets
+
+
+def _learn(inputs: TrainingInputs, data: TrainingData, path: Path, writes: bool) -> Targets:
     config = inputs.config
     if not config.validity and config.noise_model != "auto":
         return Targets(config, None, None, None, {}, [])

@@ -22,6 +22,7 @@ ROOMS = [
     "prediction",
     "audit",
     "captioning",
+    "export",
     "evaluate",
     "reports",
     "paper",

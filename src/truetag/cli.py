@@ -137,6 +137,12 @@ COMMANDS = {
         "apply an audit, or what a person decided on its page, to a manifest",
         lambda changes: changes.describe(),
     ),
+    "export": Command(
+        "truetag.export.export:export",
+        ("run",),
+        "write a run for other programs: ONNX, timm, transformers, model hubs",
+        lambda folder: f"exported: {folder}",
+    ),
     "caption train": Command(
         "truetag.captioning.train:train_captioner",
         ("data",),

@@ -93,7 +93,8 @@ class _NoisyOr(torch.autograd.Function):
         s = softplus(logits, threshold=_CERTAIN).sum(dim)
         bag_logits = s + torch.log(-torch.expm1(-s))
         is_rare = s < _RARE
-        ctx.any_rare = bool(is_rare.any())
+        # an exported graph cannot ask for values: it takes the way that is right for all of them
+        ctx.any_rare = torch.compiler.is_compiling() or bool(is_rare.any())
         if ctx.any_rare:
             bag_logits = torch.where(is_rare, torch.logsumexp(logits, dim), bag_logits)
         ctx.save_for_backward(logits, bag_logits)

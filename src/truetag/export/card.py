@@ -1,7 +1,6 @@
 """The model card (README.md) of an exported folder: data, estimated noise, scores with their truth, limits, and use."""
 
 import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
@@ -12,11 +11,10 @@ from truetag.data.vocabulary import function_words
 from truetag.errors import InputError
 from truetag.export.onnx import thresholds
 from truetag.io.text import counted, text_lines
-from truetag.runs.config import TrainConfig
 from truetag.runs.folder import Run, read_json_object
 
 NUM_LABELS = 30
-"""Labels in the table of the card; vocabulary.tsv has all of them."""
+"""Labels in the table of the card, the most frequent ones."""
 _OPENS = {
     "timm": """```python
 import timm
@@ -30,9 +28,11 @@ classifier = pipeline("image-classification", model="FOLDER", top_k=5)  # probab
 `truetag predict FOLDER photos/ --out tags.csv` tags photos with the thresholds below.""",
     "safetensors": """```python
 import truetag
+from transformers import pipeline
 from truetag.export.hub import HubClassifier
 
 classifier, preprocessing, vocabulary = truetag.load("FOLDER")
+tags = pipeline("image-classification", model="FOLDER", top_k=5, trust_remote_code=True)  # without truetag
 logits = HubClassifier.from_pretrained("FOLDER")  # or "OWNER/NAME"; from photos [B, 3, H, W] to logits [B, K]
 ```
 
@@ -129,17 +129,22 @@ _DECISIONS = (("precision", "op"), ("recall", "or"), ("F1", "of1"))
 
 
 def _labels(run: Run, scores: list[tuple[str, dict[str, Any]]]) -> str:
-    rows, (_, metrics) = _label_rows(run.folder / "labels.tsv"), scores[0] if scores else ("", {})
-    precision, noise = metrics.get("per_label", {}), metrics.get("noise", {})
-    columns = [noise.get("missing_rate", {}), noise.get("incorrect_rate", {})]
-    lines = ["| label | present in training | AP | missing | incorrect | threshold |", "|---|---|---|---|---|---|"]
-    for word, threshold in list(zip(run.vocabulary.words, thresholds(run), strict=True))[:NUM_LABELS]:
-        present = f"{rows[word][0]:,}" if word in rows else ""
-        percents = [_percent(values.get(word)) for values in (precision, *columns)]
-        lines.append(f"| {_escaped(word)} | {present} | {' | '.join(percents)} | {threshold:.3f} |")
+    metrics = scores[0][1] if scores else {}
+    noise = metrics.get("noise", {})
+    columns = {
+        "present in training": {word: f"{row[0]:,}" for word, row in _label_rows(run.folder / "labels.tsv").items()},
+        "AP, %": _percents(metrics.get("per_label", {})),
+        "missing, %": _percents(noise.get("missing_rate", {})),
+        "incorrect, %": _percents(noise.get("incorrect_rate", {})),
+        "threshold": dict(zip(run.vocabulary.words, (f"{value:.3f}" for value in thresholds(run)), strict=True)),
+    }
+    columns = {title: cells for title, cells in columns.items() if cells}
+    lines = [f"| label | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
+    for word in run.vocabulary.words[:NUM_LABELS]:
+        cells = [_escaped(word), *(column.get(word, "") for column in columns.values())]
+        lines.append(f"| {' | '.join(cells)} |")
     rest = len(run.vocabulary) - NUM_LABELS
-    more = f"\n\n{counted(rest, 'further label')} not shown." if rest > 0 else ""
-    return "\n".join(lines) + f"\n\nAP and the estimated rates of missing and incorrect tags are in percent.{more}"
+    return "\n".join(lines) + (f"\n\n{counted(rest, 'further label')} not shown." if rest > 0 else "")
 
 
 def _limits(run: Run, scores: list[tuple[str, dict[str, Any]]]) -> str:
@@ -155,13 +160,7 @@ def _limits(run: Run, scores: list[tuple[str, dict[str, Any]]]) -> str:
         limits.append("No score above was measured against verified labels.")
     if words := function_words(run.vocabulary):
         limits.append(f"`truetag predict` leaves out {counted(len(words), 'function word')} that the model has too.")
-    if _is_exported_as_photo(run.config):
-        limits.append("It was trained so that a clip has the label of its likeliest region or frame.")
     return "\n".join(f"- {limit}" for limit in limits)
-
-
-def _is_exported_as_photo(config: TrainConfig) -> bool:
-    return config.pooling == "noisy-or" or config.level == "frame"
 
 
 def _read_metrics(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -170,7 +169,9 @@ def _read_metrics(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for path in sorted(folder.glob("*.json")):
         metrics = read_json_object(path)
         if missing := needed - metrics.keys():
-            raise InputError(f"{path}: expected the scores of `truetag evaluate`, got none for {', '.join(sorted(missing))}")
+            raise InputError(
+                f"{path}: expected the scores of `truetag evaluate`, got none for {', '.join(sorted(missing))}"
+            )
         yield path.stem, metrics
 
 
@@ -190,8 +191,8 @@ def _label_rows(path: Path) -> dict[str, tuple[int, int, int]]:
     return rows
 
 
-def _percent(value: float | None) -> str:
-    return "" if value is None or math.isnan(value) else f"{100 * value:.1f}"
+def _percents(values: dict[str, float | None]) -> dict[str, str]:
+    return {word: "" if value is None else f"{100 * value:.1f}" for word, value in values.items()}
 
 
 def _rounded(values: tuple[float, ...]) -> str:

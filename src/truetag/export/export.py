@@ -34,8 +34,9 @@ def export(
         run: the run folder.
         out: the folder to make.
         format: `onnx` is one file for ONNX Runtime; `timm` opens in timm and in transformers; `safetensors` holds any
-            classifier, those with noisy-OR or layer norm too, for truetag and PyTorchModelHubMixin; `taggers` is ONNX
-            with the tables that tagger programs read. truetag itself opens `timm` and `safetensors` like a run.
+            classifier, those with noisy-OR or layer norm (as of `best`) too, and opens in transformers with
+            trust_remote_code and by PyTorchModelHubMixin; `taggers` is ONNX with the tables that tagger programs read.
+            truetag itself opens `timm` and `safetensors` like a run.
         clips: the ONNX model takes the frames of clips instead of photos.
         push_to_hub: OWNER/NAME of a repository to bring the folder to; the token is that in HF_TOKEN.
         public: let everybody see the repository.

@@ -6,6 +6,7 @@ truetag itself, for which the folder is a run.
 
 import os
 from dataclasses import asdict
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ from torch import Tensor, nn
 from truetag.data.vocabulary import write_vocabulary
 from truetag.errors import InputError
 from truetag.export.onnx import thresholds
-from truetag.io.files import write_json
+from truetag.io.files import write_json, write_text
 from truetag.io.tensors import write_tensors
 from truetag.io.text import one_line, shown
-from truetag.models.backbones import load_backbone
+from truetag.models.backbones import VGG16, load_backbone, size_arguments
 from truetag.models.building import make_classifier
 from truetag.models.classifier import Classifier
 from truetag.models.exported import HUB_PREFIX, timm_model
@@ -30,6 +31,7 @@ from truetag.runs.folder import SETTINGS, Run, read_json_object
 
 TOKEN = "HF_TOKEN"
 """The environment variable with the token; none is read from anywhere else."""
+_CODE = "modeling_truetag"
 
 
 class HubClassifier(
@@ -72,15 +74,8 @@ def write_timm(folder: Path, run: Run, classifier: Classifier) -> None:
     from timm.models import save_for_hf  # here, as it takes seconds
 
     model, arguments = timm_model(classifier, run.config)
-    side = run.preprocessing.resolution
     settings: Any = model.pretrained_cfg
-    model.pretrained_cfg = {  # pyright: ignore[reportAttributeAccessIssue]  (timm reads it)
-        **{name: value for name, value in settings.items() if not name.startswith(("label_", "test_"))},
-        **{"num_classes": len(run.vocabulary), "input_size": (3, side, side)},
-        # squeezed, not cropped: a tag may belong to the edge
-        **{"crop_pct": 1.0, "crop_mode": "squash"},
-        **{name: getattr(run.preprocessing, name) for name in ("mean", "std", "interpolation")},
-    }
+    model.pretrained_cfg = _timm_settings(run, settings)  # pyright: ignore[reportAttributeAccessIssue]  (timm reads it)
     save_for_hf(model, str(folder), model_config=_config(run), model_args=arguments, safe_serialization=True)
     # timm adds the number of classes, and transformers gives it too: it would be given twice
     config = read_json_object(folder / "config.json")
@@ -99,8 +94,43 @@ def write_safetensors(folder: Path, run: Run, classifier: Classifier) -> None:
     """
     state = {HUB_PREFIX + name: tensor for name, tensor in classifier.state_dict().items()}
     write_tensors(folder / "model.safetensors", state)
-    write_json(folder / "config.json", _config(run) | {"num_features": classifier.num_features})
+    config = _config(run) | {"num_features": classifier.num_features}
+    if run.config.backbone != VGG16:  # which timm alone cannot build
+        config |= _transformers_keys(run, classifier)
+        code = resources.files("truetag.export").joinpath(f"{_CODE}.py.txt").read_text(encoding="utf-8")
+        write_text(folder / f"{_CODE}.py", code)
+    write_json(folder / "config.json", config)
     _write_run_files(folder, run)
+
+
+def _transformers_keys(run: Run, classifier: Classifier) -> dict[str, Any]:
+    """The keys of config.json with which transformers loads the code beside it."""
+    settings: Any = classifier.backbone.pretrained_cfg
+    return {
+        "model_type": "truetag",
+        "architectures": ["TruetagForImageClassification"],
+        "auto_map": {
+            "AutoConfig": f"{_CODE}.TruetagConfig",
+            "AutoModelForImageClassification": f"{_CODE}.TruetagForImageClassification",
+        },
+        "image_processor_type": "TimmWrapperImageProcessor",
+        "id2label": dict(enumerate(run.vocabulary.words)),
+        "layer_norm": classifier.head.standardise.layer_norm,
+        "timm_arguments": size_arguments(settings, run.config.resolution),
+        "pretrained_cfg": _timm_settings(run, settings),
+    }
+
+
+def _timm_settings(run: Run, settings: dict[str, Any]) -> dict[str, Any]:
+    """What timm says of a model, with the preprocessing of a run."""
+    side = run.preprocessing.resolution
+    return {
+        **{name: value for name, value in settings.items() if not name.startswith(("label_", "test_"))},
+        **{"num_classes": len(run.vocabulary), "input_size": (3, side, side)},
+        # squeezed, not cropped: a tag may belong to the edge
+        **{"crop_pct": 1.0, "crop_mode": "squash"},
+        **{name: getattr(run.preprocessing, name) for name in ("mean", "std", "interpolation")},
+    }
 
 
 def require_access(repository: str) -> str:

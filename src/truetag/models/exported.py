@@ -95,4 +95,6 @@ def state_from_export(state: State, backbone: nn.Module) -> State:
 
 
 def _not_timm(reason: str) -> InputError:
-    return InputError(f"format: timm cannot rebuild this classifier, as {reason}; --format safetensors or onnx can")
+    return InputError(
+        f"format: timm cannot rebuild this classifier, as {reason}; --format safetensors or onnx holds it"
+    )

@@ -10,7 +10,6 @@ import pytest
 
 from truetag.cli import main
 from truetag.data.vocabulary import function_words
-from truetag.errors import InputError
 from truetag.evaluate import evaluate
 from truetag.export.card import model_card
 from truetag.export.export import export

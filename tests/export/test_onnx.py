@@ -32,7 +32,7 @@ def run_onnx(folder: Path, inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize(
     ("settings", "clips"),
     [
-        ({"pooling": "noisy-or", "layer_norm": True}, True),
+        ({"pooling": "noisy-or", "layer_norm": True, "frames_at_a_time": 3}, True),
         ({"pooling": "lse", "level": "frame"}, True),
         ({"pooling": "max", "backbone": "test_vit"}, False),
     ],

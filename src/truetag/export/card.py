@@ -33,14 +33,14 @@ from truetag.export.hub import HubClassifier
 
 classifier, preprocessing, vocabulary = truetag.load("FOLDER")
 tags = pipeline("image-classification", model="FOLDER", top_k=5, trust_remote_code=True)  # without truetag
-logits = HubClassifier.from_pretrained("FOLDER")  # or "OWNER/NAME"; from photos [B, 3, H, W] to logits [B, K]
+to_logits = HubClassifier.from_pretrained("FOLDER")  # or "OWNER/NAME"; of photos [B, 3, H, W]
 ```
 
 `truetag predict FOLDER photos/ --out tags.csv` tags photos with the thresholds below.""",
-    "onnx": "`model.onnx` gives `prediction` (probabilities) and `logits` for `input`; its metadata has labels, thresholds "
-    "and preprocessing as JSON.",
-    "taggers": "`model.onnx` gives `prediction` (probabilities) and `logits` for `input`; `preprocess.json` has the steps "
-    "from a photo to `input`, `selected_tags.csv` the tags with their thresholds.",
+    "onnx": "`model.onnx` gives `prediction` (probabilities) and `logits` for `input`; its metadata has labels, "
+    "thresholds and preprocessing as JSON.",
+    "taggers": "`model.onnx` gives `prediction` (probabilities) and `logits` for `input`; `preprocess.json` has the "
+    "steps from a photo to `input`, `selected_tags.csv` the tags with their thresholds.",
 }
 
 
@@ -75,8 +75,8 @@ def _opening(run: Run, kind: str) -> str:
     return (
         f"# A tagger with {counted(len(run.vocabulary), 'label')}\n\n"
         f"{config.backbone} with weights `{Path(config.weights).name}`"
-        f"{', frozen,' if config.freeze_backbone else ''} and a linear head, pooled by {config.pooling}. It was trained "
-        "by truetag from tags that may be wrong, and predicts the probability of each label by itself: several labels "
+        f"{', frozen,' if config.freeze_backbone else ''} and a linear head, pooled by {config.pooling}. truetag "
+        "trained it on tags that may be wrong, and predicts the probability of each label by itself: several labels "
         f"may hold, or none. Photos are resized whole to {side} pixels ({how.interpolation}), and normalised by the "
         f"mean {_rounded(how.mean)} and the deviation {_rounded(how.std)} of values from 0 to 1.\n\n## Use\n\n"
         f"{_OPENS[kind]}"
@@ -90,8 +90,8 @@ def _data(run: Run) -> str:
     present, absent, unknown = (sum(row[index] for row in rows.values()) for index in range(3))
     num_bags = max(map(sum, rows.values()))
     return (
-        f"{num_bags:,} training photos or clips, with {present / num_bags:.2f} of the labels present in each. Over all labels, "
-        f"{present:,} are present, {absent:,} absent and {unknown:,} unknown. These are the tags as they were given."
+        f"{num_bags:,} training photos or clips, with {present / num_bags:.2f} labels present in each on average. Over "
+        f"all labels, {present:,} are present, {absent:,} absent and {unknown:,} unknown, mistakes included."
     )
 
 
@@ -152,7 +152,7 @@ def _limits(run: Run, scores: list[tuple[str, dict[str, Any]]]) -> str:
         "It knows the labels above alone, and photos like those that it was trained on.",
         "It learnt from noisy tags. Mistakes that follow what the photo shows look like the truth, and are learnt.",
         "Labels with few training tags are unreliable, whatever their probability.",
-        "The threshold has the best F1 on noisy validation tags, and is one for all labels: choose another for your use."
+        "One threshold serves all labels, the one with the best F1 on noisy validation tags: choose yours for your use."
         if run.threshold() is not None
         else "No threshold was chosen while training: 0.5 stands for every label.",
     ]

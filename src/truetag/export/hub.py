@@ -73,9 +73,9 @@ def write_timm(folder: Path, run: Run, classifier: Classifier) -> None:
     """
     from timm.models import save_for_hf  # here, as it takes seconds
 
+    model: Any  # timm adds to what modules have
     model, arguments = timm_model(classifier, run.config)
-    settings: Any = model.pretrained_cfg
-    model.pretrained_cfg = _timm_settings(run, settings)  # pyright: ignore[reportAttributeAccessIssue]  (timm reads it)
+    model.pretrained_cfg = _timm_settings(run, model.pretrained_cfg)
     save_for_hf(model, str(folder), model_config=_config(run), model_args=arguments, safe_serialization=True)
     # timm adds the number of classes, and transformers gives it too: it would be given twice
     config = read_json_object(folder / "config.json")

@@ -43,7 +43,8 @@ def timm_model(classifier: Classifier, config: TrainConfig) -> tuple[nn.Module, 
     if classifier.head.standardise.layer_norm:
         raise _not_timm("its head has a layer norm, which `train --layer-norm False` leaves out")
     weight, bias = folded_layer(classifier.head)
-    sizes = size_arguments(classifier.backbone.pretrained_cfg, config.resolution)  # pyright: ignore[reportArgumentType]
+    settings: Any = classifier.backbone.pretrained_cfg  # timm adds it
+    sizes = size_arguments(settings, config.resolution)
     photos = torch.randn(2, 3, config.resolution, config.resolution, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected, _ = classifier(photos.unsqueeze(1))
@@ -52,7 +53,7 @@ def timm_model(classifier: Classifier, config: TrainConfig) -> tuple[nn.Module, 
                 model = timm.create_model(config.backbone, num_classes=len(bias), **sizes, **pooling).eval()
             except TypeError:  # it does not know these arguments
                 continue
-            layer = model.get_classifier()
+            layer = model.get_classifier()  # pyright: ignore[reportCallIssue]  (timm adds it)
             if not isinstance(layer, nn.Linear) or layer.bias is None or layer.weight.shape != weight.shape:
                 continue
             model.load_state_dict(classifier.backbone.state_dict(), strict=False)  # all but the last layer
@@ -82,7 +83,8 @@ def state_from_export(state: State, backbone: nn.Module) -> State:
     """
     if f"{HUB_PREFIX}head.standardise.mean" in state:
         return {name.removeprefix(HUB_PREFIX): tensor for name, tensor in state.items()}
-    layer: str = backbone.pretrained_cfg["classifier"]  # pyright: ignore[reportIndexIssue, reportAssignmentType]
+    settings: Any = backbone.pretrained_cfg  # timm adds it
+    layer = settings["classifier"]
     weight, bias = state[f"{layer}.weight"], state[f"{layer}.bias"]
     rest = {f"backbone.{name}": tensor for name, tensor in state.items() if not name.startswith(f"{layer}.")}
     num_features = weight.shape[1]

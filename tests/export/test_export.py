@@ -121,7 +121,7 @@ def test_predict_of_an_onnx_folder_says_what_it_is(tmp_path, capsys):
     assert "it holds an ONNX model, which other programs run" in capsys.readouterr().err
 
 
-def test_export_from_python(tmp_path):
+def test_export_from_python():
     """It loads no noise model, and refuses a format that it does not know."""
     code = (
         "import sys; from truetag.export.export import export\n"
@@ -129,5 +129,5 @@ def test_export_from_python(tmp_path):
         "try: export('run', 'out', 'coreml')\n"
         "except ValueError as error: print(error)"
     )
-    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines() == ["[]", "format: expected onnx, timm, safetensors, taggers, got 'coreml'"]

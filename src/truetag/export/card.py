@@ -11,6 +11,7 @@ from truetag.data.vocabulary import function_words
 from truetag.errors import InputError
 from truetag.export.onnx import thresholds
 from truetag.io.text import counted, text_lines
+from truetag.models.backbones import VGG16
 from truetag.runs.folder import Run, read_json_object
 
 NUM_LABELS = 30
@@ -72,6 +73,9 @@ def _header(kind: str) -> str:
 def _opening(run: Run, kind: str) -> str:
     config, how = run.config, run.preprocessing
     side = f"{how.resolution} x {how.resolution}"
+    use = _OPENS[kind]
+    if config.backbone == VGG16:  # which has no code for transformers
+        use = "\n".join(line for line in use.splitlines() if "pipeline" not in line)
     return (
         f"# A tagger with {counted(len(run.vocabulary), 'label')}\n\n"
         f"{config.backbone} with weights `{Path(config.weights).name}`"
@@ -79,7 +83,7 @@ def _opening(run: Run, kind: str) -> str:
         "trained it on tags that may be wrong, and predicts the probability of each label by itself: several labels "
         f"may hold, or none. Photos are resized whole to {side} pixels ({how.interpolation}), and normalised by the "
         f"mean {_rounded(how.mean)} and the deviation {_rounded(how.std)} of values from 0 to 1.\n\n## Use\n\n"
-        f"{_OPENS[kind]}"
+        f"{use}"
     )
 
 

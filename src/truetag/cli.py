@@ -143,6 +143,12 @@ COMMANDS = {
         "write what an audit found for COCO tools, FiftyOne, Label Studio or cleanlab",
         lambda exported: exported.describe(),
     ),
+    "export": Command(
+        "truetag.export.export:export",
+        ("run",),
+        "write a run for other programs: ONNX, timm, transformers, model hubs",
+        lambda folder: f"exported: {folder}",
+    ),
     "caption train": Command(
         "truetag.captioning.train:train_captioner",
         ("data",),

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from truetag.data.labels import TRUE_FIELDS, caption_counts, has_true_tags, label_matrix
+from truetag.data.labels import TRUE_FIELDS, TRUTH_IN_WORDS, caption_counts, has_true_tags, label_matrix
 from truetag.data.manifest import read_manifest, stream_rows
 from truetag.data.vocabulary import Vocabulary
 from truetag.data.words import normalise
@@ -27,12 +27,6 @@ from truetag.runs.noise_model import load_noise_model
 
 Truth = Literal["observed", "captions", "tags", "true"]
 Metrics = dict[str, Any]
-_TRUTH_IN_WORDS = {
-    "observed": "words of the captions, and tags",
-    "captions": "words of the captions",
-    "tags": "the tags as given, noise included",
-    "true": "true tags or captions, which training never sees",
-}
 _PARTS_IN_WORDS = {
     **{"VB": "verbs", "NN": "nouns", "JJ": "adjectives", "DT": "determiners", "PRP": "pronouns", "IN": "prepositions"},
     "-": "not known",
@@ -150,7 +144,7 @@ def format_metrics(metrics: Metrics) -> str:
         return f"{100 * value:7.2f}" if value is not None else f"{'-':>7}"
 
     parts = metrics["by_pos"]
-    truth = f"truth: {metrics['truth']} ({_TRUTH_IN_WORDS[metrics['truth']]})"
+    truth = f"truth: {metrics['truth']} ({TRUTH_IN_WORDS[metrics['truth']]})"
     header = f"{metrics['num_examples']} examples of split {metrics['split']}, {truth}"
     lines = [header, f"{'':16}" + "".join(f"{part:>8}" for part in [*parts, "all"])]
     lines.append(

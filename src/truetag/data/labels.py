@@ -28,6 +28,13 @@ OBSERVED_FIELDS = ("id", "captions", "tags", "unknown_tags", "verified_tags", "r
 ANY_TAG = "*"
 """In `unknown_tags`: every tag that the row does not name."""
 TRUE_FIELDS = ("true_captions", "true_tags")
+TRUTH_IN_WORDS = {
+    "observed": "words of the captions, and tags",
+    "captions": "words of the captions",
+    "tags": "the tags as given, noise included",
+    "true": "true tags or captions, which training never sees",
+}
+"""What a score says of the labels that it was measured against."""
 
 
 def observed_labels(rows: Rows, vocabulary: Vocabulary) -> Int8[Tensor, "N K"]:

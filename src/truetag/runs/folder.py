@@ -10,6 +10,9 @@ targets.safetensors       what was learnt of the labels before training, where a
 threshold.json            the probability from which predict writes a tag, chosen on the noisy validation tags
 history.jsonl  labels.tsv  skipped.jsonl  tensorboard/  metrics/
 checkpoints/  lock        while it is trained
+
+A folder that `truetag export` wrote for model hubs opens like a run: its config.json has the settings under "truetag",
+and model.safetensors is the classifier, in the names of whoever is to open it.
 """
 
 import dataclasses
@@ -36,7 +39,13 @@ from truetag.io.text import decode, parse_line, require_file, require_text, show
 from truetag.media.photos import Preprocessing
 from truetag.runs.config import TrainConfig, config_from_dict
 
-_PREDICTING = ("config.json", "classifier.safetensors", "backbone.safetensors", "preprocessing.json", "vocabulary.tsv")
+SETTINGS = "truetag"
+"""Where config.json of an exported folder has the settings; its other keys are for timm and transformers."""
+_RESULTS = ("classifier", "model")  # of a run, and of an exported folder
+_PREDICTING = (
+    *("config.json", "preprocessing.json", "vocabulary.tsv"),
+    *("classifier.safetensors", "backbone.safetensors", "model.safetensors"),
+)
 _BACKBONE = "backbone."  # how the names of its tensors begin
 
 
@@ -92,6 +101,8 @@ class Run:
         Raises:
             InputError: a file of it is missing or broken.
         """
+        if self.is_exported:
+            return self.load_state("model")
         state = self.load_state("classifier")
         digest = read_tensors(self.folder / "classifier.safetensors")[1].get("backbone")
         if digest is not None:
@@ -116,9 +127,14 @@ class Run:
         return (self.folder / f"{name}.safetensors").is_file()
 
     @property
+    def is_exported(self) -> bool:
+        """Whether it is a folder that `truetag export` wrote."""
+        return self.has_state("model")
+
+    @property
     def is_finished(self) -> bool:
         """Whether training has come to its end."""
-        return self.has_state("classifier")
+        return any(map(self.has_state, _RESULTS))
 
     def require_finished(self) -> None:
         """Refuse a run that cannot predict yet.
@@ -218,8 +234,12 @@ def new_folder(folder: Path) -> Iterator[Path]:
     beside = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(beside, ignore_errors=True)  # of a process that was killed here
     beside.mkdir(parents=True)
-    yield beside
-    beside.replace(folder)
+    try:
+        yield beside
+        beside.replace(folder)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
 
 
 def append_history(folder: Path, record: dict[str, Any]) -> None:
@@ -253,7 +273,7 @@ def require_new_folder(folder: Path) -> None:
     except UnicodeEncodeError:
         raise InputError(f"out: the name {str(folder)!a} is not UTF-8") from None
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        results = (folder / f"{name}.safetensors" for name in ("classifier", "captioner"))
+        results = (folder / f"{name}.safetensors" for name in (*_RESULTS, "captioner"))
         unfinished = is_run(folder) and not any(result.is_file() for result in results)
         hint = "an unfinished run: give --resume to go on with it, or" if unfinished else "give"
         raise InputError(f"out: {folder} exists already; {hint} a new folder")
@@ -267,7 +287,10 @@ def open_run(folder: Path) -> Run:
         InputError: it is not a run folder, or a file of it is broken.
     """
     if not (folder / "config.json").is_file():
-        raise InputError(f"{folder} is not a run folder: it holds no config.json")
+        kind = "an ONNX model, which other programs run" if (folder / "model.onnx").is_file() else "no config.json"
+        raise InputError(f"{folder} is not a run folder: it holds {kind}")
+    if (folder / "source.json").is_file():
+        raise InputError(f"{folder}: expected the run of a tagger, got a captioner")
     return Run(
         folder,
         _read_config(folder / "config.json"),
@@ -302,6 +325,9 @@ def versions() -> dict[str, str]:
 
 def _read_config(path: Path) -> TrainConfig:
     values = read_json_object(path)
+    values = values.get(SETTINGS, values)
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: {SETTINGS}: expected the settings of a run, got {shown(values)}")
     if missing := [name for name in ("backbone", "resolution", "pooling") if name not in values]:
         raise InputError(f"{path}: expected the settings of a run, {', '.join(missing)} among them")
     try:

@@ -40,6 +40,10 @@ class NoiseModel(Protocol):
         """log_q [K, 2, 2] or [B, K, 2, 2] for pooled features h(I) [B, D]; without features, at h = 0."""
         ...
 
+    def transition_logits(self, features: Any = None) -> Tensor:
+        """[..., j] is the logit of p(z=1 | y=j), [K, 2] or [B, K, 2]: log_q without the part that is redundant."""
+        ...
+
     def missing_rate(self, features: Any = None) -> Tensor:
         """q01 = p(z=0 | y=1), [K] or [B, K]."""
         ...
@@ -117,6 +121,14 @@ def observed_logits(
     return true_logits if noise_model is None else observe(true_logits, noise_model(h))
 
 
+def transition_logits(
+    noise_model: NoiseModel, features: Float[Tensor, "*B D"] | None = None
+) -> Float[Tensor, "*R K 2"]:
+    """[..., j] is the logit of p(z=1 | y=j); the softmax over two values depends on their difference alone."""
+    log_q = noise_model(features)
+    return log_q[..., 1, :] - log_q[..., 0, :]
+
+
 def missing_rate(noise_model: NoiseModel, features: Float[Tensor, "*B D"] | None = None) -> Float[Tensor, "*R K"]:
     """q01 = p(z=0 | y=1), how often a true tag is missing; without features, at h = 0."""
     return noise_model(features)[..., 0, 1].exp()
@@ -150,6 +162,10 @@ class FeatureIndependentNoise(nn.Module):
     def forward(self, features: Float[Tensor, "*B D"] | None = None) -> Float[Tensor, "K 2 2"]:
         """log_q [Eq. 4]; the features are ignored."""
         return log_softmax(self.biases, dim=-2)
+
+    def transition_logits(self, features: Float[Tensor, "*B D"] | None = None) -> Float[Tensor, "K 2"]:
+        """The logits of p(z=1 | y=j); the features are ignored."""
+        return _difference(self.biases)
 
     def parameter_groups(
         self,
@@ -189,6 +205,14 @@ class FeatureDependentNoise(nn.Module):
             return log_softmax(self.biases, dim=-2)
         scores = linear(features, self.weights.flatten(0, 2), self.biases.flatten())  # *B 4K
         return log_softmax(scores.unflatten(-1, self.biases.shape), dim=-2)  # *B K 2 2
+
+    def transition_logits(self, features: Float[Tensor, "*B D"] | None = None) -> Float[Tensor, "*R K 2"]:
+        """The logits of p(z=1 | y=j) with 2K outputs instead of 4K; without features, at h = 0."""
+        biases = _difference(self.biases)  # K 2
+        if features is None:
+            return biases
+        weights = _difference(self.weights)  # K 2 D
+        return linear(features, weights.flatten(0, 1), biases.flatten()).unflatten(-1, biases.shape)  # *B K 2
 
     def parameter_groups(
         self,
@@ -239,6 +263,14 @@ class SharedFeatureNoise(nn.Module):
         added = torch.stack([unchanged, scores[..., 1], scores[..., 0], unchanged], dim=-1)  # *B 4
         return log_softmax(self.biases + added.unflatten(-1, (1, 2, 2)), dim=-2)  # *B K 2 2
 
+    def transition_logits(self, features: Float[Tensor, "*B D"] | None = None) -> Float[Tensor, "*R K 2"]:
+        """The logits of p(z=1 | y=j); without features, at h = 0."""
+        biases = _difference(self.biases)  # K 2
+        if features is None:
+            return biases
+        incorrect, missing = linear(features, self.weights).unbind(-1)  # *B each
+        return biases + torch.stack([incorrect, -missing], dim=-1).unsqueeze(-2)  # *B K 2
+
     def parameter_groups(
         self,
         learning_rate: float = NOISE_LEARNING_RATE,
@@ -251,6 +283,12 @@ class SharedFeatureNoise(nn.Module):
             {"params": [self.weights], "lr": rate, "weight_decay": 0.0},
             {"params": [self.biases], "lr": learning_rate, "weight_decay": 0.0},
         ]
+
+
+def _difference(scores: Float[Tensor, "K 2 *S"]) -> Float[Tensor, "K *S"]:
+    """The score of z=1 less that of z=0."""
+    absent, present = scores.unbind(1)  # whose gradient is one `stack`
+    return present - absent
 
 
 def transition(num_labels: int, missing_rate: Rate, incorrect_rate: Rate) -> Float[Tensor, "K 2 2"]:

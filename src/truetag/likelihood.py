@@ -106,9 +106,9 @@ class _ObservedLoss(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Float[Tensor, ""], _: Any) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Float[Tensor, ""]) -> tuple[Tensor | None, ...]:
         """The derivatives, times that of what the sum became part of."""
-        by_logit, by_transition = ctx.saved_tensors
+        (by_logit, by_transition), gradient = ctx.saved_tensors, gradients[0]
         return by_logit * gradient, by_transition * gradient, None, None, None
 
 

@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -195,25 +196,29 @@ def likelihood(rounds: int = 15, num_features: int = 1280) -> None:
         ):
             parameters = [o, *fi.parameters(), *fd.parameters(), *half.parameters()]
 
-            def step(way: Callable[[], Tensor], parameters: list[Tensor] = parameters) -> None:
+            def clear(parameters: list[Tensor] = parameters) -> None:
                 for parameter in parameters:
                     parameter.grad = None
+
+            def step(way: Callable[[], Tensor], clear: Callable[[], None] = clear) -> None:
+                clear()
                 way().backward()
 
             print(f"\n{kind}, {num_bags} x {num_labels}:\n")
             steps = {name: lambda way=way, step=step: step(way) for name, way in ways.items()}
             compare(steps, rounds, time.thread_time)
-            peaks = ", ".join(f"{name} {_peak_memory(run) / 1e6:.1f} MB" for name, run in steps.items())
-            print(f"\nPeak memory: {peaks}")
+            for name, run in steps.items():
+                clear()
+                print(f"peak memory, {name}: {_peak_memory(run) / 1e6:.1f} MB")
 
 
 def _peak_memory(run: Callable[[], object]) -> float:
     """The highest sum of bytes that torch has allocated in a call and not freed yet."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         run()
-    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]  # pyright: ignore
-    changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
-    return max(itertools.accumulate(changes))
+    events: list[Any] = profile.profiler.kineto_results.events()  # pyright: ignore[reportOptionalMemberAccess]
+    events = sorted((event for event in events if event.name() == "[memory]"), key=lambda event: event.start_ns())
+    return max(itertools.accumulate(event.nbytes() for event in events))
 
 
 def features(photos: Path, num_photos: int = 384, rounds: int = 3) -> None:

@@ -106,7 +106,7 @@ class _ObservedLoss(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Float[Tensor, ""]) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The derivatives, times that of what the sum became part of."""
         (by_logit, by_transition), gradient = ctx.saved_tensors, gradients[0]
         return by_logit * gradient, by_transition * gradient, None, None, None

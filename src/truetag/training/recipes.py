@@ -72,8 +72,9 @@ def stage1_of(recipe: RecipeName) -> RecipeName | None:
     return "mil" if recipe.startswith("mil") else "mlcn"
 
 
-BEST = TrainConfig(noise_model="auto", validity=True)
-"""Ours: captions weighed by their validity; noise model, q and training labels chosen on held-out noisy labels."""
+BEST = TrainConfig(noise_model="auto", validity=True, select="last")
+"""Ours: captions weighed by their validity; noise model, q and training labels chosen on held-out noisy labels. The
+epoch is not chosen by few noisy validation rows, which cost 0.8 mAP on one of two seeds (Flickr8k, two swaps)."""
 
 RECIPES: dict[str, TrainConfig] = {"best": BEST}
 RECIPES |= {name: settings_of(name, TrainConfig()) for name in get_args(RecipeName)}

@@ -41,6 +41,14 @@ class CalibratedLogits(NamedTuple):
         return self.calibration.true_logits(self.scores)
 
 
+class Expectation(NamedTuple):
+    """What an E-step finds."""
+
+    calibrated: CalibratedLogits
+    posterior: Float[Tensor, "N K"]
+    """p(y=1|z,x), -1 where the label is unknown; with relations between labels, if it is to be trained on."""
+
+
 @dataclass(frozen=True)
 class PosteriorLabels:
     """p(y=1|z,x) of each example, -1 where the label is unknown, and the calibration behind it."""
@@ -104,6 +112,7 @@ def fit_calibrated(
     weights: Float[Tensor, "N"] | None = None,
     groups: Sequence[Hashable] | None = None,
     seed: int = 0,
+    expected: Expectation | None = None,
 ) -> FittedHead:
     """A head with calibrated probabilities, estimated rates and thresholds; with `train_on_posterior` trained on rho.
 
@@ -114,17 +123,35 @@ def fit_calibrated(
         weights: one per example, in any unit.
         groups: near-duplicates, none of which is trained on where another is scored.
         seed: decides the folds and the training.
+        expected: the E-step of these settings, where it has been taken.
     """
-    calibrated = calibrated_logits(features, labels, settings, weights, groups, seed)
-    log_q = estimated_noise(calibrated.calibration)()
-    posterior = torch.where(known(labels), posterior_logits(calibrated.logits, log_q, labels).sigmoid(), -1)
+    if expected is None:
+        expected = expect(features, labels, settings, weights, groups, seed)
+    calibrated, posterior = expected
     if settings.train_on_posterior:
-        labels = posterior = posterior_of(calibrated, labels, weights, groups, seed)
+        labels = posterior
         settings = second_head_settings(settings)
     thresholds = expected_f1_thresholds(calibrated.logits.sigmoid().cpu(), posterior.cpu())
     head = fit_head(features, labels, settings, weights, seed=seed).head
     match_logits(head, head(features), moments_of(calibrated.logits))
     return FittedHead(head, estimated_noise(calibrated.calibration).to(features), thresholds)
+
+
+def expect(
+    features: Float[Tensor, "N D"],
+    labels: Shaped[Tensor, "N K"],
+    settings: HeadSettings,
+    weights: Float[Tensor, "N"] | None = None,
+    groups: Sequence[Hashable] | None = None,
+    seed: int = 0,
+) -> Expectation:
+    """The E-step of heads with these settings; the arguments are those of `fit_calibrated`."""
+    calibrated = calibrated_logits(features, labels, settings, weights, groups, seed)
+    if settings.train_on_posterior:
+        return Expectation(calibrated, posterior_of(calibrated, labels, weights, groups, seed))
+    log_q = estimated_noise(calibrated.calibration)()
+    posterior = posterior_logits(calibrated.logits, log_q, labels).sigmoid()
+    return Expectation(calibrated, torch.where(known(labels), posterior, -1))
 
 
 class LogitMoments(NamedTuple):
@@ -160,7 +187,8 @@ def match_logits(head: Head, logits: Float[Tensor, "N K"], target: LogitMoments)
 
 def second_head_settings(settings: HeadSettings) -> HeadSettings:
     """The settings of the head that learns from the posterior: no noise model, and q not above `HIGHEST_Q`."""
-    return replace(settings, noise_model="none", q=min(settings.q, HIGHEST_Q), train_on_posterior=False)
+    q = min(settings.q, HIGHEST_Q)
+    return replace(settings, noise_model="none", q=q, train_on_posterior=False, solver=settings.second_solver)
 
 
 def posterior_of(

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from truetag.data.stratify import stratified_split
 from truetag.evaluation.ranking import average_precision
-from truetag.label_noise.heads import fit_head
-from truetag.label_noise.relabelling import fit_calibrated
+from truetag.label_noise.heads import FittedHead, fit_head
+from truetag.label_noise.relabelling import expect, fit_calibrated
 from truetag.label_noise.settings import JOINT, HeadSettings
 
 QS = (0.0, 0.2, 0.4, 0.6, 0.8)
@@ -36,10 +36,10 @@ class Choice:
     reason: str
 
 
-def candidates(settings: HeadSettings, q: float | None = None) -> list[HeadSettings]:
-    """The plain head (mlcn-star), then the noise model FI from the first step with each q, or with the given one.
+def candidates(settings: HeadSettings, q: float | None = None, with_ridge: bool = True) -> list[HeadSettings]:
+    """The plain head (mlcn-star), ridge, then the noise model FI from the first step with each q, or the given one.
 
-    The joint candidates take from `settings` what is not part of the method: batch size, step sizes, layer norm.
+    Checkpointed training, which solves nothing in closed form, leaves ridge out. The joint candidates take from `settings` what is not part of the method: batch size, step sizes, layer norm.
     """
     joint = replace(
         settings,
@@ -51,7 +51,8 @@ def candidates(settings: HeadSettings, q: float | None = None) -> list[HeadSetti
         stage2_epochs=settings.stage1_epochs or settings.stage2_epochs,
     )
     plain = replace(settings, noise_model="none", q=0.0)
-    return [plain, *(replace(joint, q=value) for value in (QS if q is None else (q,)))]
+    solved = [replace(plain, solver="ridge")] if with_ridge else []
+    return [plain, *solved, *(replace(joint, q=value) for value in (QS if q is None else (q,)))]
 
 
 def choose(
@@ -68,7 +69,8 @@ def choose(
     """Train each candidate on three quarters of the examples and compare them on the rest.
 
     The first candidate is kept unless the best one beats it by some standard errors of their difference over labels.
-    Where there are no `targets`, the best candidate with a noise model competes once more, trained on the posterior.
+    Where there are no `targets`, the best candidate with a noise model and ridge compete once more,
+    trained on the posterior.
 
     Args:
         features: one row per example.
@@ -90,23 +92,27 @@ def choose(
         return Choice(among[0], {}, _why_none_is_comparable(observed[held_out], len(observed)))
     kept_weights = None if weights is None else weights[~held_out]
 
-    def held_out_aps(settings: HeadSettings) -> Float64[Tensor, "J"]:
-        if settings.train_on_posterior:
-            kept_groups = None if groups is None else [groups[row] for row in (~held_out).nonzero().flatten().tolist()]
-            fitted = fit_calibrated(
-                features[~held_out], train_on[~held_out], settings, kept_weights, kept_groups, seed=seed
-            )
-        else:
-            fitted = fit_head(features[~held_out], train_on[~held_out], settings, kept_weights, seed=seed)
+    kept_groups = None if groups is None else [groups[row] for row in (~held_out).nonzero().flatten().tolist()]
+    kept = features[~held_out], train_on[~held_out]
+
+    def compare(settings: HeadSettings, fitted: FittedHead) -> None:
         if on_compared is not None:
             on_compared(settings)
-        return average_precision(fitted(features[held_out]).cpu(), observed[held_out])[compared]
+        aps[settings] = average_precision(fitted(features[held_out]).cpu(), observed[held_out])[compared]
 
-    aps = {settings: held_out_aps(settings) for settings in among}
+    aps: dict[HeadSettings, Float64[Tensor, J]] = {}
+    for settings in among:
+        compare(settings, fit_head(*kept, settings, kept_weights, seed=seed))
     noisy = [settings for settings in among if settings.noise_model != "none"]
+    solved = [settings for settings in among if settings.solver == "ridge"]
     if targets is None and noisy:
-        on_posterior = replace(max(noisy, key=lambda settings: aps[settings].mean()), train_on_posterior=True)
-        aps[on_posterior] = held_out_aps(on_posterior)
+        best = max(noisy, key=lambda settings: aps[settings].mean())
+        for first in (best, *solved):
+            on_posterior = replace(first, train_on_posterior=True)
+            expected = expect(*kept, on_posterior, kept_weights, kept_groups, seed)
+            seconds = [replace(on_posterior, second_solver="ridge")] if solved else []
+            for settings in [on_posterior, *seconds] if first == best else seconds:
+                compare(settings, fit_calibrated(*kept, settings, kept_weights, kept_groups, seed, expected))
     return _decide(aps, among[0], num_errors)
 
 
@@ -116,7 +122,10 @@ def describe(settings: HeadSettings) -> str:
     >>> describe(HeadSettings(noise_model="fi", q=0.4))
     'fi, q = 0.4'
     """
-    return f"{settings.noise_model}, q = {settings.q:g}" + (", on the posterior" if settings.train_on_posterior else "")
+    name = "ridge" if settings.solver == "ridge" else f"{settings.noise_model}, q = {settings.q:g}"
+    if not settings.train_on_posterior:
+        return name
+    return name + (", ridge on the posterior" if settings.second_solver == "ridge" else ", on the posterior")
 
 
 def _hold_out(observed: Int8[Tensor, "N K"], groups: Sequence[Hashable] | None, seed: int) -> Bool[Tensor, "N"]:
@@ -148,7 +157,7 @@ def _why_none_is_comparable(observed: Int8[Tensor, "M K"], num_examples: int) ->
 
 def _in_words(settings: HeadSettings) -> str:
     """A method in a sentence."""
-    plain = settings.noise_model == "none" and settings.q == 0
+    plain = settings.noise_model == "none" and settings.q == 0 and settings.solver == "adamw"
     return "no noise model" if plain else describe(settings)
 
 

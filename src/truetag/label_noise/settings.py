@@ -1,6 +1,7 @@
 """How a head is trained: one set of names and defaults, which `runs.config.TrainConfig` shares."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from truetag import optimisation
 
@@ -13,8 +14,13 @@ class HeadSettings:
     """What stage 2 adds to the classifier."""
     q: float = 0.0
     """q-likelihood of the observed label; 0 is the likelihood."""
+    solver: Literal["adamw", "ridge"] = "adamw"
+    """Steps of AdamW on the (observed) likelihood, or ridge regression (`label_noise.ridge`), which has no noise model
+    and reads of all that follows `layer_norm` alone."""
     train_on_posterior: bool = False
     """Train on p(y=1|z,x) instead of z. `relabelling.fit_calibrated` does; `fit_head` ignores it."""
+    second_solver: Literal["adamw", "ridge"] = "adamw"
+    """Of the head that is trained on p(y=1|z,x)."""
     initial_missing_rate: float = optimisation.INITIAL_MISSING_RATE
     """q01 before stage 2."""
     initial_incorrect_rate: float = optimisation.INITIAL_INCORRECT_RATE
@@ -40,7 +46,8 @@ class HeadSettings:
     noise_weight_decay: float = optimisation.NOISE_WEIGHT_DECAY
     """Decay of u towards zero."""
     layer_norm: bool | None = None
-    """Normalise each example over its features first, as suits embeddings; None: from 64 features on."""
+    """Normalise each example over its features first, as suits embeddings; None: from 64 features on (of ridge: as
+    left-out scores say)."""
 
 
 JOINT = HeadSettings(

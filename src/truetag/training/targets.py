@@ -173,7 +173,7 @@ def learn_from_features(
     q = None if config.q == "auto" else config.q
     # where captions are known to be wrong, the plain head has no privilege
     num_errors = NUM_ERRORS if note.get("share_of_valid_captions", 1.0) >= CLEAN_SHARE else 0.0
-    among = candidates(settings, q)
+    among = candidates(settings, q, with_ridge=False)
     with Progress("choosing how to treat the noise", len(among), even=False) as progress:
         choice = choose(
             features,

@@ -20,6 +20,7 @@ ROOMS = [
     "models",
     "training",
     "prediction",
+    "tagger",
     "audit",
     "captioning",
     "evaluate",

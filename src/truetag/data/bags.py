@@ -151,6 +151,7 @@ def join_bags(parts: Sequence[MediaBags]) -> MediaBags:
             _chain(part.frames.ids for part in parts),
             _chain(part.frames.paths for part in parts),
             _chain(part.frames.roots for part in parts),
+            _chain(part.frames.contents or [None] * len(part.frames) for part in parts),
         ),
         starts_of(lengths),
     )

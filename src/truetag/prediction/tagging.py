@@ -4,18 +4,18 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path, PurePath
+from typing import NamedTuple
 
 import torch
+from datasets import Dataset
 from jaxtyping import Float
 from torch import Tensor
 
-from truetag.data import vocabulary
 from truetag.data.bags import MediaBags, bags_of_files, join_bags, read_bags
-from truetag.data.manifest import read_manifest
+from truetag.data.manifest import Manifest, read_manifest
 from truetag.errors import InputError
-from truetag.evaluation.decisions import DEFAULT_THRESHOLD
 from truetag.io.files import readable, refuse_overwriting
 from truetag.io.fingerprints import fingerprint
 from truetag.io.paths import takes_paths
@@ -27,24 +27,15 @@ from truetag.media.files import Reading, SkipList
 from truetag.media.names import list_files
 from truetag.media.photos import PHOTO_SUFFIXES
 from truetag.models.building import load_classifier
+from truetag.prediction.choice import Choice, check_choice, make_choice
 from truetag.prediction.inference import BATCH_SIZE, feature_batches
 from truetag.prediction.region_maps import draw_region_maps
+from truetag.prediction.shard import Shard, parse_shard
 from truetag.prediction.table import OUTPUT_SUFFIXES, PartialTable, Tagged, write_table
 from truetag.runs.folder import Run, open_run
 
 MANIFEST_SUFFIXES = (".jsonl", ".parquet")
 _FLUSH_SECONDS = 10.0
-_NAMED_WORDS = 5
-
-
-@dataclass(frozen=True)
-class _Choice:
-    """Which tags of a photo are written: of the `labels` the `top_k` likeliest whose probability is high enough."""
-
-    threshold: float
-    top_k: int
-    labels: list[int]
-    """The indices of the words that may be written at all."""
 
 
 @takes_paths
@@ -57,6 +48,7 @@ def predict(
     function_words: bool = False,
     split: str | None = None,
     heatmaps: Path | None = None,
+    shard: str | None = None,
     reading: Reading = Reading(),
 ) -> int:
     """Tag photos and write one row for each: id, path, tags and their probabilities, the likeliest first.
@@ -74,6 +66,8 @@ def predict(
             tags, too.
         split: tag only the rows of this split of a manifest.
         heatmaps: a folder for pictures that show where in each photo its tags are seen.
+        shard: tag one part of the rows only, such as 3/64 for the third of 64; parts count from 1. OUT.parquet becomes
+            OUT-00003-of-00064.parquet, and all parts joined in order are the whole table.
         reading: how photos and clips are read.
 
     Returns:
@@ -84,10 +78,10 @@ def predict(
     """
     if out.suffix not in OUTPUT_SUFFIXES:
         raise InputError(f"out: expected a name that ends in {', '.join(OUTPUT_SUFFIXES)}, got {out.name!r}")
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise InputError(f"threshold: expected a probability between 0 and 1, got {threshold:g}")
-    if top_k is not None and top_k < 1:
-        raise InputError(f"top_k: expected at least 1, got {top_k}")
+    check_choice(threshold, top_k)
+    part = None if shard is None else parse_shard(shard)
+    if part is not None:
+        out = part.path(out)
     if out.is_dir():
         raise InputError(f"out: expected the name of a table to write, got the folder {out}")
     refuse_overwriting(out, *inputs)
@@ -96,14 +90,15 @@ def predict(
     opened = open_run(run)
     opened.require_finished()
     skips = SkipList(reading.max_skipped)
-    bags = list_bags(opened, inputs, split, reading, skips)
-    choice = _make_choice(opened, threshold, top_k, function_words)
+    bags = list_bags(opened, inputs, split, reading, skips, part)
+    choice = make_choice(opened, threshold, top_k, function_words)
+    choice.tell()
     with PartialTable(out, _fingerprint(opened, bags, choice), skips) as table:
         _tag(opened, bags, choice, table, reading)
         count = write_table(out, table.rows())
         num_clips = sum(PurePath(row["path"]).suffix.lower() in CLIP_SUFFIXES for row in table.rows())
         kinds = [(count - num_clips, "photo"), (num_clips, "clip")]
-        tell(" and ".join(counted(number, noun) for number, noun in kinds if number) + " tagged")
+        tell((" and ".join(counted(number, noun) for number, noun in kinds if number) or "nothing") + " tagged")
         skips.write(out.with_name(f"{out.name}.skipped.jsonl"))
         if heatmaps is not None:
             classifier = load_classifier(opened)
@@ -112,36 +107,14 @@ def predict(
     return count
 
 
-def _make_choice(run: Run, threshold: float | None, top_k: int | None, function_words: bool) -> _Choice:
-    """Which tags are written; what a person did not decide is said.
-
-    Args:
-        run: its threshold and vocabulary.
-        threshold: as it was given.
-        top_k: as it was given.
-        function_words: whether they may be written.
-
-    Raises:
-        InputError: the run's threshold.json is broken.
-    """
-    if threshold is None and top_k:
-        threshold = 0.0
-    elif threshold is None:
-        chosen = run.threshold()
-        threshold = DEFAULT_THRESHOLD if chosen is None else chosen
-        reason = "the run has chosen none itself" if chosen is None else "which training chose on the validation tags"
-        tell(f"threshold: {threshold:.3f}, {reason}; --threshold sets another")
-    words = run.vocabulary.words
-    left_out = [] if function_words else vocabulary.function_words(run.vocabulary)
-    if left_out:
-        some = ", ".join(left_out[:_NAMED_WORDS]) + (", .." if len(left_out) > _NAMED_WORDS else "")
-        what = "function words, numbers and letters are not written as tags"
-        tell(f"{len(left_out)} {what} ({some}); --function-words writes them, too")
-    labels = sorted(set(range(len(words))) - {run.vocabulary.index[word] for word in left_out})
-    return _Choice(threshold, min(top_k or len(labels), len(labels)), labels)
-
-
-def list_bags(run: Run, inputs: Sequence[Path], split: str | None, reading: Reading, skips: SkipList) -> MediaBags:
+def list_bags(
+    run: Run,
+    inputs: Sequence[Path],
+    split: str | None,
+    reading: Reading,
+    skips: SkipList,
+    shard: Shard | None = None,
+) -> MediaBags:
     """The bags of all inputs; a clip that cannot be used is an empty bag.
 
     Args:
@@ -150,27 +123,57 @@ def list_bags(run: Run, inputs: Sequence[Path], split: str | None, reading: Read
         split: the split of manifests; None for all rows.
         reading: how photos and clips are read.
         skips: gets the clips that cannot be used.
+        shard: the part of all rows that is wanted, which may be empty; None for all.
 
     Raises:
         InputError: an input does not exist, there are no photos, or too many clips cannot be used.
     """
-    num_frames = run.config.num_frames
-    parts: list[MediaBags] = []
+    listed: list[_Files | _Rows] = []
     for item in inputs:
         if item.is_dir():
             names = _list_folder(item)
-            parts.append(bags_of_files(names, [item / name for name in names], reading, skips, num_frames))
+            listed.append(_Files(names, [item / name for name in names]))
         elif item.suffix in MANIFEST_SUFFIXES:
             manifest = read_manifest(item)
-            parts.append(read_bags(manifest, manifest.in_split(split), reading, skips, num_frames))
+            listed.append(_Rows(manifest, manifest.in_split(split)))
         elif item.exists():
-            parts.append(bags_of_files([item.name], [item], reading, skips, num_frames))
+            listed.append(_Files([item.name], [item]))
         else:
             raise InputError(f"inputs: no such photo, clip, folder or manifest: {item}")
-    bags = join_bags(parts)
-    if not len(bags):
+    lengths = [len(part.ids if isinstance(part, _Files) else part.rows) for part in listed]
+    num_rows = sum(lengths)
+    if not num_rows:
         raise InputError(f"inputs: no photos or clips in {', '.join(map(str, inputs))}")
-    return replace(bags, ids=[readable(name) for name in bags.ids])
+    wanted = range(num_rows) if shard is None else shard.rows(num_rows)
+    bags: list[MediaBags] = []
+    first = 0
+    for part, length in zip(listed, lengths, strict=True):
+        rows = range(max(wanted.start - first, 0), min(wanted.stop - first, length))  # of this input
+        first += length
+        if not rows:
+            continue
+        if isinstance(part, _Rows):
+            some = part.rows if len(rows) == length else part.rows.select(rows)
+            bags.append(read_bags(part.manifest, some, reading, skips, run.config.num_frames))
+        else:
+            some = slice(rows.start, rows.stop)
+            bags.append(bags_of_files(part.ids[some], part.paths[some], reading, skips, run.config.num_frames))
+    joined = join_bags(bags)
+    return replace(joined, ids=[readable(name) for name in joined.ids])
+
+
+class _Files(NamedTuple):
+    """Photos and clips as they are listed, before any clip is decoded."""
+
+    ids: list[str]
+    paths: list[Path]
+
+
+class _Rows(NamedTuple):
+    """Rows of a manifest, likewise."""
+
+    manifest: Manifest
+    rows: Dataset
 
 
 def _list_folder(folder: Path) -> list[str]:
@@ -185,7 +188,7 @@ def _list_folder(folder: Path) -> list[str]:
     return [name for name, suffix in suffixes.items() if suffix in known]
 
 
-def _fingerprint(run: Run, bags: MediaBags, choice: _Choice) -> str:
+def _fingerprint(run: Run, bags: MediaBags, choice: Choice) -> str:
     """A fingerprint of all that the table depends on: the run, the photos' names, sizes and times, the options."""
 
     def parts() -> Iterator[str | bytes]:
@@ -197,7 +200,7 @@ def _fingerprint(run: Run, bags: MediaBags, choice: _Choice) -> str:
     return fingerprint(parts())
 
 
-def _tag(run: Run, bags: MediaBags, choice: _Choice, table: PartialTable, reading: Reading) -> None:
+def _tag(run: Run, bags: MediaBags, choice: Choice, table: PartialTable, reading: Reading) -> None:
     """Add the bags that the table lacks.
 
     Args:
@@ -242,7 +245,7 @@ def _choose_tags(
     indices: Sequence[int],
     probabilities: Float[Tensor, "B K"],
     words: Sequence[str],
-    choice: _Choice,
+    choice: Choice,
 ) -> list[Tagged]:
     """The rows of the table for some bags.
 
@@ -254,16 +257,13 @@ def _choose_tags(
         choice: which tags are written.
     """
     rows = []
-    words = [words[label] for label in choice.labels]
-    values, labels = probabilities[:, choice.labels].topk(choice.top_k, dim=1)  # [B, top_k]: the likeliest first
-    for index, bag_values, bag_labels in zip(indices, values, labels, strict=True):
-        count = int((bag_values >= choice.threshold).sum())
+    for index, (labels, values) in zip(indices, choice.indices(probabilities), strict=True):
         rows.append(
             {
                 "id": bags.ids[index],
                 "path": readable(str(_without_dots(bags.paths[index]))),
-                "tags": [words[label] for label in bag_labels[:count].tolist()],
-                "probabilities": [round(value, 6) for value in bag_values[:count].tolist()],
+                "tags": [words[label] for label in labels],
+                "probabilities": [round(value, 6) for value in values],
             }
         )
     return rows

@@ -15,7 +15,7 @@ from torch import Tensor
 from truetag.data.words import normalise
 from truetag.errors import InputError
 from truetag.io.terminal import tell
-from truetag.issues import MIN_PROBABILITY
+from truetag.label_noise.settings import MIN_PROBABILITY
 from truetag.latent import posterior_logits
 from truetag.media.files import Reading
 from truetag.models.building import load_classifier

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-import truetag.prediction.tagging
+import truetag.prediction.tagged_bags
 from truetag.data.manifest import read_manifest
 from truetag.data.vocabulary import Vocabulary, write_vocabulary
 from truetag.errors import InputError
@@ -158,7 +158,7 @@ def test_photos_that_training_has_cached_are_not_decoded_again(tiny, frozen_run,
 def test_a_stopped_prediction_from_the_cache_goes_on(tiny, frozen_run, tmp_path, monkeypatch):
     photos, options = sorted((tiny / "photos").glob("*.jpg")), {"threshold": 0.0, "function_words": True}
     predict(frozen_run.folder, photos, tmp_path / "whole.jsonl", **options)
-    choose_tags, calls = truetag.prediction.tagging._choose_tags, []
+    choose_tags, calls = truetag.prediction.tagged_bags._choose_tags, []
 
     def stop_at_the_second(*arguments):
         calls.append(arguments[1])
@@ -166,7 +166,7 @@ def test_a_stopped_prediction_from_the_cache_goes_on(tiny, frozen_run, tmp_path,
             raise KeyboardInterrupt
         return choose_tags(*arguments)
 
-    monkeypatch.setattr("truetag.prediction.tagging._choose_tags", stop_at_the_second)
+    monkeypatch.setattr("truetag.prediction.tagged_bags._choose_tags", stop_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         predict(frozen_run.folder, photos, tmp_path / "p.jsonl", **options)
     predict(frozen_run.folder, photos, tmp_path / "p.jsonl", **options)
@@ -273,8 +273,8 @@ def test_a_part_decodes_its_own_clips_alone(tiny_run, tmp_path):
 
 def test_a_part_goes_on_where_it_was_stopped(tiny, tiny_run, tmp_path, monkeypatch):
     monkeypatch.setattr("truetag.prediction.inference.BATCH_SIZE", 4)
-    monkeypatch.setattr("truetag.prediction.tagging.BATCH_SIZE", 4)
-    choose_tags, calls = truetag.prediction.tagging._choose_tags, []
+    monkeypatch.setattr("truetag.prediction.tagged_bags.BATCH_SIZE", 4)
+    choose_tags, calls = truetag.prediction.tagged_bags._choose_tags, []
 
     def stop_at_the_second(bags, indices, *others):
         calls.append(indices)
@@ -282,7 +282,7 @@ def test_a_part_goes_on_where_it_was_stopped(tiny, tiny_run, tmp_path, monkeypat
             raise KeyboardInterrupt
         return choose_tags(bags, indices, *others)
 
-    monkeypatch.setattr("truetag.prediction.tagging._choose_tags", stop_at_the_second)
+    monkeypatch.setattr("truetag.prediction.tagged_bags._choose_tags", stop_at_the_second)
     options = {"split": "test", "shard": "2/2"}
     with pytest.raises(KeyboardInterrupt):
         predict(tiny_run.folder, [tiny / "scenes.jsonl"], tmp_path / "p.jsonl", **options)

@@ -15,9 +15,8 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from truetag.data.labels import ANY_TAG
 from truetag.data.manifest import iterate_rows, read_header, relative_root, write_manifest
-from truetag.data.rows import Row
+from truetag.data.rows import ANY_TAG, Row
 from truetag.data.words import normalise, word_matcher
 from truetag.errors import InputError
 from truetag.io.files import refuse_existing, refuse_overwriting

@@ -31,7 +31,7 @@ from truetag.models.backbones import digest_weights, load_backbone
 from truetag.models.building import load_classifier
 from truetag.models.classifier import Classifier
 from truetag.models.features import cached_features, feature_spec
-from truetag.prediction.tagging import MANIFEST_SUFFIXES
+from truetag.prediction.inputs import MANIFEST_SUFFIXES
 from truetag.runs.folder import Run, open_run, read_json_object
 from truetag.training.targets import CHOSEN_FIELDS, batches_of_means
 

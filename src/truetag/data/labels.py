@@ -15,7 +15,7 @@ from scipy import sparse
 from torch import Tensor
 
 from truetag.data.manifest import Rows, stream_rows
-from truetag.data.rows import Row
+from truetag.data.rows import ANY_TAG, Row
 from truetag.data.vocabulary import Vocabulary
 from truetag.data.words import normalise, word_matcher
 from truetag.errors import InputError
@@ -25,8 +25,6 @@ LabelSource = Literal["observed", "captions", "tags", "true"]
 CaptionSource = Literal["observed", "captions", "true"]
 
 OBSERVED_FIELDS = ("id", "captions", "tags", "unknown_tags", "verified_tags", "rejected_tags")
-ANY_TAG = "*"
-"""In `unknown_tags`: every tag that the row does not name."""
 TRUE_FIELDS = ("true_captions", "true_tags")
 
 

@@ -12,13 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import config
-from datasets.exceptions import DatasetGenerationError
 
 from truetag.data.rows import FIELDS, LIST_FIELDS, TEXT_FIELDS, Row, check_columns, check_row, is_header, split_named
 from truetag.errors import InputError
@@ -26,11 +23,15 @@ from truetag.io.files import replacing
 from truetag.io.fingerprints import fingerprint_file
 from truetag.io.text import one_line, parse_line, require_file, shown, text_lines
 
+if TYPE_CHECKING:
+    import datasets
+
 ROWS_PER_WRITE = 1000
 ROWS_PER_READ = 1000
 _TABLES = (".csv", ".tsv", ".txt", ".json", ".xlsx")
 
-Rows = Iterable[Row] | datasets.Dataset
+Rows = Iterable[Any]
+"""A list of rows, a stream of them, or a memory-mapped `datasets.Dataset`."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Manifest:
     """A manifest, read and checked: `rows` is memory-mapped, and an absent field is None."""
 
     path: Path
-    rows: datasets.Dataset
+    rows: "datasets.Dataset"
     header: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -63,7 +64,7 @@ class Manifest:
         """The media root with a slash at its end; symbolic links are not resolved."""
         return os.path.join(os.path.abspath(self.media_root), "")  # noqa: PTH100, PTH118
 
-    def in_split(self, split: str | None) -> datasets.Dataset:
+    def in_split(self, split: str | None) -> "datasets.Dataset":
         """The rows of one split (all rows for None), in file order.
 
         Raises:
@@ -92,11 +93,19 @@ def read_manifest(path: Path | str) -> Manifest:
     """
     path = Path(path)
     header = read_header(path)
+    import datasets  # here, as it takes longer than to find most mistakes
+    from datasets import config
+    from datasets.exceptions import DatasetGenerationError
+
+    features = datasets.Features(
+        {name: datasets.Value("string") for name in TEXT_FIELDS}
+        | {name: datasets.List(datasets.Value("string")) for name in LIST_FIELDS}
+    )
     datasets.disable_progress_bars()
     # the digest gives a changed file a new cache entry
     arguments = {"path": str(path.resolve()), "digest": fingerprint_file(path)}
     try:
-        rows = datasets.Dataset.from_generator(_checked_rows, features=_FEATURES, gen_kwargs=arguments)
+        rows = datasets.Dataset.from_generator(_checked_rows, features=features, gen_kwargs=arguments)
     except DatasetGenerationError as error:  # wraps a mistake in the file, or a full disk under the cache
         cause = error.__cause__
         if isinstance(cause, OSError):
@@ -159,7 +168,9 @@ def iterate_rows(path: Path | str) -> Iterator[Row]:
 
 def stream_rows(rows: Rows, fields: Sequence[str]) -> Iterator[Row]:
     """The rows one by one; from a memory-mapped dataset only `fields` are read, many rows at a time."""
-    if not isinstance(rows, datasets.Dataset):
+    from datasets import Dataset
+
+    if not isinstance(rows, Dataset):
         yield from rows
         return
     narrow = rows.select_columns([name for name in fields if name in rows.column_names])
@@ -189,12 +200,6 @@ def write_manifest(path: Path | str, rows: Iterable[Row], header: dict[str, Any]
     write = _write_parquet if path.suffix == ".parquet" else _write_lines
     with replacing(path) as temporary:
         return write(temporary, rows, header or {})
-
-
-_FEATURES = datasets.Features(
-    {name: datasets.Value("string") for name in TEXT_FIELDS}
-    | {name: datasets.List(datasets.Value("string")) for name in LIST_FIELDS}
-)
 
 
 def _checked_rows(path: str, digest: str) -> Iterator[Row]:
@@ -249,7 +254,8 @@ def _write_lines(path: Path, rows: Iterable[Row], header: dict[str, Any]) -> int
 
 
 def _write_parquet(path: Path, rows: Iterable[Row], header: dict[str, Any]) -> int:
-    schema = _FEATURES.arrow_schema.with_metadata({"truetag": json.dumps(header)})
+    fields = [(name, pa.string()) for name in TEXT_FIELDS] + [(name, pa.list_(pa.string())) for name in LIST_FIELDS]
+    schema = pa.schema(fields, {"truetag": json.dumps(header)})
     count = 0
     with pq.ParquetWriter(path, schema) as writer:
         batch: list[Row] = []

@@ -16,6 +16,8 @@ LIST_FIELDS = (
     *("true_captions", "true_tags", "changes"),
 )
 FIELDS = (*TEXT_FIELDS, *LIST_FIELDS)
+ANY_TAG = "*"
+"""In `unknown_tags`: every tag that the row does not name."""
 MEDIA_FIELDS = ("image", "frames", "video", "features")
 
 Row = dict[str, Any]

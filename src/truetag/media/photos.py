@@ -1,20 +1,16 @@
-"""Photos from disk: decoded as a viewer would show them, resized, normalised."""
+"""Photos from disk or memory, decoded as a viewer would show them."""
 
 import importlib
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import cache
 from io import BufferedReader, BytesIO
 from pathlib import Path
 
 import numpy as np
-import torch
-from jaxtyping import Float
-from PIL import ExifTags, Image, ImageOps
-from torch import Tensor
+from PIL import ExifTags, Image
 
 from truetag.errors import InputError
 
@@ -46,30 +42,6 @@ class MediaError(Exception):
 
 class UnreadableError(MediaError):
     """A file that the system did not hand out: this says nothing about its content, and it may be readable later."""
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """What a backbone expects of a photo: its side in pixels, and the mean and standard deviation of its channels.
-
-    The whole photo is squeezed into the square, nothing is cropped: a tag may belong to the edge.
-    """
-
-    resolution: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    interpolation: str = "bicubic"
-
-    def __call__(self, photo: Image.Image, flip: bool = False) -> Float[Tensor, "3 H W"]:
-        """The normalised square, mirrored if `flip` is true."""
-        size = (self.resolution, self.resolution)
-        if photo.size != size:
-            photo = photo.resize(size, Image.Resampling[self.interpolation.upper()])
-        if flip:
-            photo = ImageOps.mirror(photo)
-        pixels = torch.from_numpy(np.array(photo)).permute(2, 0, 1)  # [3, H, W]
-        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
-        return (pixels.float() / 255 - mean) / std
 
 
 def read_photo(path: Path, root: Path | None = None) -> Image.Image:

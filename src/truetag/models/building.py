@@ -10,7 +10,7 @@ from truetag.errors import InputError
 from truetag.io.devices import find_device
 from truetag.io.text import one_line
 from truetag.label_noise.linear_head import uses_layer_norm
-from truetag.media.photos import Preprocessing
+from truetag.media.preprocessing import Preprocessing
 from truetag.models.backbones import load_backbone
 from truetag.models.classifier import Classifier
 from truetag.models.features import feature_spec

@@ -6,9 +6,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from truetag.data import vocabulary
-from truetag.errors import InputError
 from truetag.evaluation.decisions import DEFAULT_THRESHOLD
 from truetag.io.terminal import tell
+from truetag.prediction.inputs import check_choice
 from truetag.runs.folder import Run
 
 _NAMED_WORDS = 5
@@ -38,18 +38,6 @@ class Choice:
             ([self.labels[position] for position in row[:count]], of_row[:count])
             for row, of_row, count in zip(positions.tolist(), values.tolist(), counts, strict=True)
         ]
-
-
-def check_choice(threshold: float | None, top_k: int | None) -> None:
-    """Refuse what no choice can be made of.
-
-    Raises:
-        InputError: the threshold is no probability, or `top_k` is below 1.
-    """
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise InputError(f"threshold: expected a probability between 0 and 1, got {threshold:g}")
-    if top_k is not None and top_k < 1:
-        raise InputError(f"top_k: expected at least 1, got {top_k}")
 
 
 def make_choice(run: Run, threshold: float | None, top_k: int | None, function_words: bool) -> Choice:

@@ -33,8 +33,9 @@ from truetag.io.fingerprints import fingerprint
 from truetag.io.paths import takes_paths
 from truetag.io.tensors import State, digest_state, read_tensors, write_tensors
 from truetag.io.text import decode, parse_line, require_file, require_text, shown, text_lines
-from truetag.media.photos import Preprocessing
+from truetag.media.preprocessing import Preprocessing
 from truetag.runs.config import TrainConfig, config_from_dict
+from truetag.runs.paths import require_finished_run, require_new_folder, require_run
 
 _PREDICTING = ("config.json", "classifier.safetensors", "backbone.safetensors", "preprocessing.json", "vocabulary.tsv")
 _BACKBONE = "backbone."  # how the names of its tensors begin
@@ -126,10 +127,7 @@ class Run:
         Raises:
             InputError: training has not come to its end.
         """
-        if not self.is_finished:
-            raise InputError(
-                f"{self.folder}: the run is not finished; go on with the command that began it and --resume"
-            )
+        require_finished_run(self.folder)
 
     def record_choice(self, config: TrainConfig, note: dict[str, Any]) -> None:
         """Make config.json what is trained, and chosen.json what was chosen, why, and what was asked for instead."""
@@ -228,11 +226,6 @@ def append_history(folder: Path, record: dict[str, Any]) -> None:
         file.write(json.dumps(record) + "\n")
 
 
-def is_run(folder: Path) -> bool:
-    """Whether the folder holds a run, finished or not."""
-    return (folder / "config.json").is_file()
-
-
 def lock_run(folder: Path) -> AbstractContextManager[None]:
     """Hold a run for writing.
 
@@ -242,23 +235,6 @@ def lock_run(folder: Path) -> AbstractContextManager[None]:
     return locked(folder / "lock", refusal=f"out: {folder} is in use")
 
 
-def require_new_folder(folder: Path) -> None:
-    """Refuse a folder that is not empty, before any work is done for it.
-
-    Raises:
-        InputError: it exists and is not empty.
-    """
-    try:
-        str(folder).encode()
-    except UnicodeEncodeError:
-        raise InputError(f"out: the name {str(folder)!a} is not UTF-8") from None
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        results = (folder / f"{name}.safetensors" for name in ("classifier", "captioner"))
-        unfinished = is_run(folder) and not any(result.is_file() for result in results)
-        hint = "an unfinished run: give --resume to go on with it, or" if unfinished else "give"
-        raise InputError(f"out: {folder} exists already; {hint} a new folder")
-
-
 @takes_paths
 def open_run(folder: Path) -> Run:
     """Read a run folder.
@@ -266,8 +242,7 @@ def open_run(folder: Path) -> Run:
     Raises:
         InputError: it is not a run folder, or a file of it is broken.
     """
-    if not (folder / "config.json").is_file():
-        raise InputError(f"{folder} is not a run folder: it holds no config.json")
+    require_run(folder)
     return Run(
         folder,
         _read_config(folder / "config.json"),

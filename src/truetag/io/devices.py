@@ -1,11 +1,13 @@
 """Where tensors are computed, by name."""
 
+from typing import Any
+
 import torch
 
 from truetag.errors import InputError
 
 
-def find_device(name: str) -> torch.device:
+def find_device(name: Any) -> torch.device:
     """The device that torch calls so ("cpu", "cuda", "cuda:1"); for "auto", a GPU where there is one.
 
     Raises:

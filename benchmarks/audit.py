@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from scipy import sparse
+from scipy.special import softmax
+from scipy.stats import entropy
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from truetag.audit.evidence import Evidence, Records
@@ -244,11 +246,23 @@ def record_scores(
         if not records.is_caption.any():
             lists = [row.nonzero()[0].tolist() for row in observed]
             invalid[f"cleanlab, {name}"] = 1 - get_label_quality_scores(lists, by_image)[records.bags]
+            invalid[f"FiftyOne, {name}"] = mistakenness(observed, logits.double().numpy())[records.bags]
     scores = {
         name: {"auroc": roc_auc_score(is_invalid, values), "ap": average_precision_score(is_invalid, values)}
         for name, values in invalid.items()
     }
     return {"scores": scores, "expected": float(invalid["truetag"].sum()), "true": int(is_invalid.sum())}
+
+
+def mistakenness(observed: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    """FiftyOne's mistakenness of whole samples: (1 + m c) / 2.
+
+    m is 1 where any label disagrees with the prediction, else -1. c = exp(-entropy(softmax(logits))), which is what it
+    uses of several labels: they have no confidence in common.
+    """
+    disagrees = ((logits > 0) != observed).any(1)
+    certainty = np.exp(-entropy(softmax(logits, axis=1), axis=1))
+    return (1 + np.where(disagrees, certainty, -certainty)) / 2
 
 
 def run_all(work: Path, processes: int, threads: int = 1) -> None:
@@ -314,7 +328,7 @@ def write_report(work: Path, out: Path) -> None:
         lines.append(f"| {data}, {column} | {' | '.join(cells)} | {fmean(row['ece'] for row in of_case):.4f} |")
     tables["counts"] = lines
 
-    kinds = ("truetag", "mean posterior of wrong", "mean 1 - p(word)", "cleanlab")
+    kinds = ("truetag", "mean posterior of wrong", "mean 1 - p(word)", "cleanlab", "FiftyOne")
     lines = ["| photos, noise | " + " | ".join(kinds) + " | expected / true |", "|---" * (len(kinds) + 2) + "|"]
     for (data, column), of_case in groups.items():
         of_records = [row["records"] for row in of_case if "records" in row]

@@ -1,6 +1,7 @@
 """Ratios of times, each of two or more ways to do the same, measured in turns in one process.
 
     python benchmarks/speed.py pooling                                              (a minute on 2 cores)
+    python benchmarks/speed.py likelihood                                           (two minutes, one thread)
     python benchmarks/speed.py features --photos FLICKR8K/images                    (two minutes)
     python benchmarks/speed.py tagging --photos FLICKR8K/images --run RUN           (with Ray, if it is here)
     python benchmarks/speed.py decoding --clips CLIPS/clips                         (clips of make_clips.py; a minute)
@@ -13,6 +14,7 @@ Expected: speed.md.
 """
 
 import importlib.util
+import itertools
 import resource
 import shutil
 import statistics
@@ -23,6 +25,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -38,6 +41,7 @@ from truetag import Tagger, load
 from truetag import pooling as poolings
 from truetag.captioning.decode import Decoding, write_sentences
 from truetag.issues import count_label_issues, find_label_issues
+from truetag.latent import observe
 from truetag.losses import q_likelihood
 from truetag.media.clips import NUM_FRAMES, sample_frames
 from truetag.media.files import MediaFiles, SkipList
@@ -45,6 +49,7 @@ from truetag.models.backbones import digest_weights, load_backbone
 from truetag.models.captioner import Captioner
 from truetag.models.classifier import Classifier
 from truetag.models.features import BATCH_SIZE, cached_features, feature_spec
+from truetag.noise_models import FeatureDependentNoise, FeatureIndependentNoise
 from truetag.training.recipes import recipe
 from truetag.training.train import train
 
@@ -52,16 +57,18 @@ NUM_REGIONS, NUM_LABELS, RESOLUTION = 144, 1000, 565
 """Of the paper's network on a frame."""
 
 
-def compare(contestants: dict[str, Callable[[], object]], rounds: int) -> None:
+def compare(
+    contestants: dict[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> None:
     """Print the median seconds of each contestant, and their ratio to the first one's; the order rotates."""
     names = list(contestants)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds + 1):
         for name in names[number % len(names) :] + names[: number % len(names)]:
-            started = time.perf_counter()
+            started = clock()
             contestants[name]()
             if number:  # the first round fills caches
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append(clock() - started)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     print(f"| way | seconds (median of {rounds}) | ratio to {names[0]} |\n|---|---|---|")
     for name, value in medians.items():
@@ -135,6 +142,87 @@ def pooling(rounds: int = 15) -> None:
         q_likelihood(pool(logits.clone().requires_grad_()), labels, 0.0).backward()
 
     compare({name: lambda pool=pool: step(pool) for name, pool in ways.items()}, rounds)
+
+
+def likelihood(rounds: int = 15, num_features: int = 1280) -> None:
+    """Loss and gradients of Eq. 3 to 5 and 2: in one pass, as readable code, and with arrays [B, K, 2, 2]; against BCE.
+
+    Seconds are those of the thread, which another process beside it lengthens less than those of the clock. Memory is
+    the highest sum of what torch has allocated in a step and not freed, gradients included.
+    """
+    torch.set_num_threads(1)
+
+    def by_bce(o: Tensor, z: Tensor, scores: Tensor | None = None) -> Tensor:
+        loss = functional.binary_cross_entropy_with_logits(o, z)
+        return loss if scores is None else loss + scores.mean()
+
+    def literally(o: Tensor, z: Tensor, scores: Tensor) -> Tensor:
+        log_q = functional.log_softmax(scores.expand(*o.shape, 2, 2), -2)  # B K 2 2, Eq. 3 and 4
+        log_y = torch.stack([functional.logsigmoid(-o), functional.logsigmoid(o)], -1)  # B K 2
+        log_z = torch.logsumexp(log_q + log_y.unsqueeze(-2), -1)  # B K 2, Eq. 5
+        return -(z * log_z[..., 1] + (1 - z) * log_z[..., 0]).mean()  # Eq. 2
+
+    def readably(o: Tensor, z: Tensor, log_q: Tensor) -> Tensor:
+        return q_likelihood(observe(o, log_q), z, 0.0)
+
+    for num_bags, num_labels in ((256, 1000), (64, 20_000)):
+        o = (3 * torch.randn(num_bags, num_labels) - 4).requires_grad_()
+        z = (torch.rand(num_bags, num_labels) < 0.02).float()
+        h = torch.randn(num_bags, num_features)
+        fi, fd = FeatureIndependentNoise(num_labels), FeatureDependentNoise(num_features, num_labels)
+        half = nn.Linear(num_features, 2 * num_labels)
+
+        def layer(h: Tensor = h, fd: FeatureDependentNoise = fd) -> Tensor:
+            """The scores of Eq. 3."""
+            scores = functional.linear(h, fd.weights.flatten(0, 2), fd.biases.flatten())
+            return scores.unflatten(-1, fd.biases.shape)
+
+        for kind, ways in (
+            (
+                "FI",
+                {
+                    "BCE": lambda o=o, z=z: by_bce(o, z),
+                    "one pass": lambda o=o, z=z, fi=fi: q_likelihood(o, z, 0.0, "mean", fi.transition_logits()),
+                    "readable": lambda o=o, z=z, fi=fi: readably(o, z, fi()),
+                    "literal": lambda o=o, z=z, fi=fi: literally(o, z, fi.biases),
+                },
+            ),
+            (
+                "FD",
+                {
+                    "BCE and a layer of 4K outputs": lambda o=o, z=z, layer=layer: by_bce(o, z, layer()),
+                    "BCE and a layer of 2K outputs": lambda o=o, z=z, h=h, half=half: by_bce(o, z, half(h)),
+                    "one pass": lambda o=o, z=z, h=h, fd=fd: q_likelihood(o, z, 0.0, "mean", fd.transition_logits(h)),
+                    "readable": lambda o=o, z=z, h=h, fd=fd: readably(o, z, fd(h)),
+                    "literal": lambda o=o, z=z, layer=layer: literally(o, z, layer()),
+                },
+            ),
+        ):
+            parameters = [o, *fi.parameters(), *fd.parameters(), *half.parameters()]
+
+            def clear(parameters: list[Tensor] = parameters) -> None:
+                for parameter in parameters:
+                    parameter.grad = None
+
+            def step(way: Callable[[], Tensor], clear: Callable[[], None] = clear) -> None:
+                clear()
+                way().backward()
+
+            print(f"\n{kind}, {num_bags} x {num_labels}:\n")
+            steps = {name: lambda way=way, step=step: step(way) for name, way in ways.items()}
+            compare(steps, rounds, time.thread_time)
+            for name, run in steps.items():
+                clear()
+                print(f"peak memory, {name}: {_peak_memory(run) / 1e6:.1f} MB")
+
+
+def _peak_memory(run: Callable[[], object]) -> float:
+    """The highest sum of bytes that torch has allocated in a call and not freed yet."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        run()
+    events: list[Any] = profile.profiler.kineto_results.events()  # pyright: ignore[reportOptionalMemberAccess]
+    events = sorted((event for event in events if event.name() == "[memory]"), key=lambda event: event.start_ns())
+    return max(itertools.accumulate(event.nbytes() for event in events))
 
 
 def features(photos: Path, num_photos: int = 384, rounds: int = 3) -> None:
@@ -315,5 +403,8 @@ def clip_memory(frames_at_a_time: int = 2) -> None:
 
 
 if __name__ == "__main__":
-    measurements = (captions, issues, pooling, features, tagging, decoding, checkpoints, clip_memory)
+    measurements = (
+        *(captions, issues, pooling, likelihood, features, tagging),
+        *(decoding, checkpoints, clip_memory),
+    )
     tyro.extras.subcommand_cli_from_dict({measure.__name__.replace("_", "-"): measure for measure in measurements})

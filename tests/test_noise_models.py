@@ -127,3 +127,22 @@ def test_observed_logits_are_the_true_ones_without_a_noise_model():
     assert observed_logits(true_logits, h, None) is true_logits
     noise = FeatureIndependentNoise(K)
     assert torch.equal(observed_logits(true_logits, h, noise), observe(true_logits, noise()))
+
+
+def test_the_layer_of_differences_is_the_one_of_equation_3(monkeypatch):
+    """By blocks of labels, and with gradients of the features and of the weights."""
+    monkeypatch.setattr("truetag.noise_models._BLOCK", 3 * 4 * D)  # three labels at a time
+    noise, features = FeatureDependentNoise(D, K).double(), torch.randn(5, D, dtype=torch.float64, requires_grad=True)
+    with torch.no_grad():
+        noise.weights.normal_()
+    ours, theirs = noise.transition_logits(features), noise(features)[..., 1, :] - noise(features)[..., 0, :]
+    assert torch.allclose(ours, theirs)
+    upstream = torch.randn(5, K, 2, dtype=torch.float64)
+    for a, b in zip(
+        torch.autograd.grad(ours, (features, noise.weights, noise.biases), upstream),
+        torch.autograd.grad(theirs, (features, noise.weights, noise.biases), upstream),
+        strict=True,
+    ):
+        assert torch.allclose(a, b)
+    noise.weights.requires_grad_(False)
+    assert torch.autograd.gradcheck(noise.transition_logits, features)

@@ -21,6 +21,7 @@ print("modules", code, len(sys.modules), *sorted({SLOW!r} & set(sys.modules)))
 MOST_MODULES = 1000
 LIGHT = ["tag", "import tags", "import captions", "import folders", "import coco", "import karpathy", "import msrvtt"]
 LIGHT += ["import open-images", "split", "vocabulary", "train", "evaluate", "predict", "audit", "clean", "doctor"]
+LIGHT += ["export", "export-issues"]
 
 
 def modules(tmp_path, *arguments):
@@ -92,6 +93,11 @@ def folder(tiny, tmp_path_factory):
         ("vocabulary no.jsonl --out v.tsv", "no.jsonl: no such manifest file"),
         ("import tags no.csv full --out m.jsonl", "no.csv: no such"),
         ("import coco no.json full --out m.jsonl", "no.json: no such annotation file"),
+        ("export full --out o --format timm", "full is not a run folder"),
+        ("export run --out o --format safetensors", "the run is not finished"),
+        ("export run --out o --format timm --clips", "clips: expected with --format onnx only"),
+        ("export run --out o --format timm --push-to-hub tagger", "push_to_hub: expected OWNER/NAME"),
+        ("export-issues full --formats coco --out o", "no such file of `truetag audit`"),
         ("clean no.jsonl --issues i.csv --out c.jsonl", "no.jsonl: no such manifest file"),
         ("tag no table.csv --out o", "no: "),
     ],

@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from truetag.criterion import NoisyLabelLoss as NoisyLabelLoss
     from truetag.crossfit import cross_val_posterior as cross_val_posterior
     from truetag.crossfit import known_labels_scorer as known_labels_scorer
     from truetag.estimator import NoisyLabelClassifier as NoisyLabelClassifier
@@ -15,9 +16,10 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_MODULES = ("latent", "pooling", "noise_models", "losses", "em", "evaluation", "data")
+_MODULES = ("latent", "likelihood", "pooling", "noise_models", "losses", "em", "evaluation", "data")
 _NAMES = {
     "NoisyLabelClassifier": "estimator",
+    "NoisyLabelLoss": "criterion",
     "cross_val_posterior": "crossfit",
     "find_label_issues": "issues",
     "count_label_issues": "issues",

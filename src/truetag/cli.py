@@ -137,6 +137,18 @@ COMMANDS = {
         "apply an audit, or what a person decided on its page, to a manifest",
         lambda changes: changes.describe(),
     ),
+    "export-issues": Command(
+        "truetag.audit.exchange:export_issues",
+        ("audit",),
+        "write what an audit found for COCO tools, FiftyOne, Label Studio or cleanlab",
+        lambda exported: exported.describe(),
+    ),
+    "export": Command(
+        "truetag.export.export:export",
+        ("run",),
+        "write a run for other programs: ONNX, timm, transformers, model hubs",
+        lambda folder: f"exported: {folder}",
+    ),
     "caption train": Command(
         "truetag.captioning.train:train_captioner",
         ("data",),

@@ -8,6 +8,7 @@ import shutil
 
 from truetag.captioning.java import INSTALL, is_installed
 from truetag.data.vocabulary import SPACY_MODEL
+from truetag.export.requirements import PACKAGES
 from truetag.media.digests import default_cache_folder
 from truetag.runs.config import OFFLINE_BACKBONE, OFFLINE_PACKAGE
 
@@ -30,6 +31,8 @@ def doctor() -> str:
     tagger = importlib.util.find_spec("spacy") is not None and importlib.util.find_spec(SPACY_MODEL) is not None
     lines.append(("parts of speech", "spaCy" if tagger else "closed classes only: pip install 'truetag[pos]'"))
     lines.append(("caption scores", "official" if is_installed() else f"no METEOR: {INSTALL}"))
+    has_onnx = all(importlib.util.find_spec(name) for name in PACKAGES)
+    lines.append(("ONNX", "export and check" if has_onnx else "not installed: pip install 'truetag[export]'"))
     folder = default_cache_folder()
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     lines.append(("cache", f"{folder}, {shutil.disk_usage(existing).free / 1e9:.0f} GB free (TRUETAG_CACHE moves it)"))

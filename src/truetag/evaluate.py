@@ -9,14 +9,8 @@ from truetag.io.paths import takes_paths
 from truetag.io.terminal import tell
 from truetag.media.files import Reading
 from truetag.runs.paths import require_finished_run
-from truetag.truth import Metrics, Truth
+from truetag.truth import TRUTH_IN_WORDS, Metrics, Truth
 
-_TRUTH_IN_WORDS = {
-    "observed": "words of the captions, and tags",
-    "captions": "words of the captions",
-    "tags": "the tags as given, noise included",
-    "true": "true tags or captions, which training never sees",
-}
 _PARTS_IN_WORDS = {
     **{"VB": "verbs", "NN": "nouns", "JJ": "adjectives", "DT": "determiners", "PRP": "pronouns", "IN": "prepositions"},
     "-": "not known",
@@ -95,7 +89,7 @@ def format_metrics(metrics: Metrics) -> str:
         return f"{100 * value:7.2f}" if value is not None else f"{'-':>7}"
 
     parts = metrics["by_pos"]
-    truth = f"truth: {metrics['truth']} ({_TRUTH_IN_WORDS[metrics['truth']]})"
+    truth = f"truth: {metrics['truth']} ({TRUTH_IN_WORDS[metrics['truth']]})"
     header = f"{metrics['num_examples']} examples of split {metrics['split']}, {truth}"
     lines = [header, f"{'':16}" + "".join(f"{part:>8}" for part in [*parts, "all"])]
     lines.append(

@@ -79,15 +79,32 @@ def reduce(losses: Float[Tensor, "*B K"], is_known: Bool[Tensor, "*B K"], reduct
     Raises:
         ValueError: `reduction` is not one of the four.
     """
+    if reduction == "none":
+        return losses
+    return normalise(losses.sum(), is_known.sum(), losses[..., 0].numel(), reduction)
+
+
+def normalise(
+    total: Float[Tensor, ""], num_known: Shaped[Tensor, ""], num_bags: int, reduction: Reduction
+) -> Float[Tensor, ""]:
+    """The sum of all losses, divided as `reduction` says.
+
+    Args:
+        total: the sum.
+        num_known: how many labels are known.
+        num_bags: B.
+        reduction: as of `negative_log_likelihood`, but not "none".
+
+    Raises:
+        ValueError: `reduction` is not one of the four.
+    """
     match reduction:
-        case "none":
-            return losses
         case "sum":
-            return losses.sum()
+            return total
         case "mean":
-            return losses.sum() / is_known.sum().clamp(min=1)
+            return total / num_known.clamp(min=1)
         case "sum_labels":
-            return losses.sum() / max(losses[..., 0].numel(), 1)
+            return total / max(num_bags, 1)
         case _:
             raise ValueError(f"reduction must be 'mean', 'sum', 'none' or 'sum_labels', got {reduction!r}")
 

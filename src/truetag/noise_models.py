@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear, log_softmax
 
 from truetag.errors import InputError
@@ -23,6 +24,9 @@ from truetag.optimisation import (
     NOISE_WEIGHT_DECAY,
     NOISE_WEIGHT_LEARNING_RATE,
 )
+
+_BLOCK = 2**19
+"""Weights of FD in a block."""
 
 Rate = float | Float[Tensor, "K"]
 ParameterGroup = dict[str, Any]
@@ -40,6 +44,10 @@ class NoiseModel(Protocol):
         """log_q [K, 2, 2] or [B, K, 2, 2] for pooled features h(I) [B, D]; without features, at h = 0."""
         ...
 
+    def transition_logits(self, features: Any = None) -> Tensor:
+        """[..., j] is the logit of p(z=1 | y=j), [K, 2] or [B, K, 2]: log_q without the part that is redundant."""
+        ...
+
     def missing_rate(self, features: Any = None) -> Tensor:
         """q01 = p(z=0 | y=1), [K] or [B, K]."""
         ...
@@ -49,7 +57,7 @@ class NoiseModel(Protocol):
         ...
 
     def parameter_groups(
-        self, learning_rate: float, weight_learning_rate: float, weight_decay: float
+        self, learning_rate: float = ..., weight_learning_rate: float = ..., weight_decay: float = ...
     ) -> list[ParameterGroup]:
         """Every parameter, with its own learning rate and decay."""
         ...
@@ -117,6 +125,14 @@ def observed_logits(
     return true_logits if noise_model is None else observe(true_logits, noise_model(h))
 
 
+def transition_logits(
+    noise_model: NoiseModel, features: Float[Tensor, "*B D"] | None = None
+) -> Float[Tensor, "*R K 2"]:
+    """[..., j] is the logit of p(z=1 | y=j); the softmax over two values depends on their difference alone."""
+    log_q = noise_model(features)
+    return log_q[..., 1, :] - log_q[..., 0, :]
+
+
 def missing_rate(noise_model: NoiseModel, features: Float[Tensor, "*B D"] | None = None) -> Float[Tensor, "*R K"]:
     """q01 = p(z=0 | y=1), how often a true tag is missing; without features, at h = 0."""
     return noise_model(features)[..., 0, 1].exp()
@@ -150,6 +166,10 @@ class FeatureIndependentNoise(nn.Module):
     def forward(self, features: Float[Tensor, "*B D"] | None = None) -> Float[Tensor, "K 2 2"]:
         """log_q [Eq. 4]; the features are ignored."""
         return log_softmax(self.biases, dim=-2)
+
+    def transition_logits(self, features: Float[Tensor, "*B D"] | None = None) -> Float[Tensor, "K 2"]:
+        """The logits of p(z=1 | y=j); the features are ignored."""
+        return _difference(self.biases)
 
     def parameter_groups(
         self,
@@ -189,6 +209,14 @@ class FeatureDependentNoise(nn.Module):
             return log_softmax(self.biases, dim=-2)
         scores = linear(features, self.weights.flatten(0, 2), self.biases.flatten())  # *B 4K
         return log_softmax(scores.unflatten(-1, self.biases.shape), dim=-2)  # *B K 2 2
+
+    def transition_logits(self, features: Float[Tensor, "*B D"] | None = None) -> Float[Tensor, "*R K 2"]:
+        """The logits of p(z=1 | y=j) with 2K outputs instead of 4K; without features, at h = 0."""
+        biases = _difference(self.biases)  # K 2
+        if features is None:
+            return biases
+        scores: Any = _DifferenceLayer.apply(features.reshape(-1, features.shape[-1]), self.weights)  # N K 2
+        return biases + scores.view(*features.shape[:-1], *biases.shape)  # *B K 2
 
     def parameter_groups(
         self,
@@ -239,6 +267,14 @@ class SharedFeatureNoise(nn.Module):
         added = torch.stack([unchanged, scores[..., 1], scores[..., 0], unchanged], dim=-1)  # *B 4
         return log_softmax(self.biases + added.unflatten(-1, (1, 2, 2)), dim=-2)  # *B K 2 2
 
+    def transition_logits(self, features: Float[Tensor, "*B D"] | None = None) -> Float[Tensor, "*R K 2"]:
+        """The logits of p(z=1 | y=j); without features, at h = 0."""
+        biases = _difference(self.biases)  # K 2
+        if features is None:
+            return biases
+        incorrect, missing = linear(features, self.weights).unbind(-1)  # *B each
+        return biases + torch.stack([incorrect, -missing], dim=-1).unsqueeze(-2)  # *B K 2
+
     def parameter_groups(
         self,
         learning_rate: float = NOISE_LEARNING_RATE,
@@ -251,6 +287,48 @@ class SharedFeatureNoise(nn.Module):
             {"params": [self.weights], "lr": rate, "weight_decay": 0.0},
             {"params": [self.biases], "lr": learning_rate, "weight_decay": 0.0},
         ]
+
+
+class _DifferenceLayer(torch.autograd.Function):
+    """(u_1j - u_0j) . h, by blocks of labels: half the products of Eq. 3, and no copy of all weights."""
+
+    @staticmethod
+    def forward(ctx: Any, h: Float[Tensor, "N D"], weights: Float[Tensor, "K 2 2 D"]) -> Float[Tensor, "N K 2"]:
+        """The score of z=1 less that of z=0, for j = 0 and 1."""
+        ctx.save_for_backward(h, weights)
+        scores = weights.new_empty(len(h), len(weights), 2)
+        for block in _label_blocks(weights):
+            scores[:, block] = linear(h, _difference(weights[block]).flatten(0, 1)).unflatten(-1, (-1, 2))
+        return scores
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The gradients of h and of the weights; u_0j has that of u_1j with the other sign."""
+        h, weights = ctx.saved_tensors
+        by_h = torch.zeros_like(h) if ctx.needs_input_grad[0] else None
+        by_weights = torch.empty_like(weights) if ctx.needs_input_grad[1] else None
+        for block in _label_blocks(weights):
+            by_score = gradients[0][:, block].flatten(1)  # N 2k
+            if by_h is not None:
+                by_h += by_score @ _difference(weights[block]).flatten(0, 1)
+            if by_weights is not None:
+                by_present = (by_score.T @ h).unflatten(0, (-1, 2))  # k 2 D
+                by_weights[block, 1] = by_present
+                torch.neg(by_present, out=by_weights[block, 0])
+        return by_h, by_weights
+
+
+def _label_blocks(weights: Float[Tensor, "K 2 2 D"]) -> list[slice]:
+    """On a CPU, so many labels at a time that their weights fit its cache."""
+    size = max(_BLOCK // weights[0].numel(), 1) if weights.device.type == "cpu" else len(weights)
+    return [slice(start, start + size) for start in range(0, len(weights), size)]
+
+
+def _difference(scores: Float[Tensor, "K 2 *S"]) -> Float[Tensor, "K *S"]:
+    """The score of z=1 less that of z=0."""
+    absent, present = scores.unbind(1)  # whose gradient is one `stack`
+    return present - absent
 
 
 def transition(num_labels: int, missing_rate: Rate, incorrect_rate: Rate) -> Float[Tensor, "K 2 2"]:

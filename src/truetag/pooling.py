@@ -13,6 +13,8 @@ from torch.nn.functional import logsigmoid, softplus
 
 # below this s, s = P = sum_r e^{o_r} to double precision, while s itself may underflow in single
 _RARE = 1e-20
+# the same in exported graphs: ONNX has no expm1, and 1 - e^-s loses a small s; either way a logit is right to 2e-4
+_RARE_IN_GRAPHS = 3e-4
 # above this logit log(1 + e^o) = o to double precision
 _CERTAIN = 40.0
 
@@ -92,8 +94,9 @@ class _NoisyOr(torch.autograd.Function):
     def forward(ctx: Any, logits: Float[Tensor, "*S"], dim: int) -> Float[Tensor, "*R"]:
         s = softplus(logits, threshold=_CERTAIN).sum(dim)
         bag_logits = s + torch.log(-torch.expm1(-s))
-        is_rare = s < _RARE
-        ctx.any_rare = bool(is_rare.any())
+        in_graph = torch.compiler.is_compiling()  # where no value can be asked for
+        is_rare = s < (_RARE_IN_GRAPHS if in_graph else _RARE)
+        ctx.any_rare = in_graph or bool(is_rare.any())
         if ctx.any_rare:
             bag_logits = torch.where(is_rare, torch.logsumexp(logits, dim), bag_logits)
         ctx.save_for_backward(logits, bag_logits)

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from truetag.audit.clean import clean
-from truetag.data.labels import decided_labels, observed_labels
+from truetag.data.labels import decided_labels, observed_labels, soft_tags
 from truetag.data.manifest import iterate_rows, read_header, write_manifest
 from truetag.data.vocabulary import Vocabulary
 from truetag.errors import InputError
@@ -163,3 +163,41 @@ def test_two_decisions_about_one_tag_are_a_conflict(folder):
     decisions = write_decisions(folder, ("a", "missing", "cat", "accept"), ("a", "missing", "Cat", "reject"))
     with pytest.raises(InputError, match="row 'a': expected one decision about 'Cat', got both 'add' and 'leave out'"):
         clean(folder / "m.jsonl", decisions=decisions, dry_run=True)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_soft_cleaning_states_probabilities_and_changes_no_tag(folder, suffix):
+    out = folder / f"soft.{suffix}"
+    changes = clean(folder / "m.jsonl", issues=folder / "issues.csv", soft=True, out=out)
+    assert labels_of(out) == labels_of(folder / "m.jsonl")
+    rows = {row["id"]: row for row in iterate_rows(out)}
+    assert rows["a"]["tag_probabilities"] == {"cat": 0.99, "sky": 0.05}
+    assert rows["b"]["tag_probabilities"] == {"dog": 0.1}
+    assert rows["c"]["tag_probabilities"] == {"dog": 0.8}
+    assert rows["d"]["tag_probabilities"] is None  # a person has decided
+    assert "a: ~cat, ~sky" in changes.describe()
+    assert "1 record left alone: only tags have probabilities" in changes.describe()
+    assert soft_tags(list(iterate_rows(out)), WORDS)[1].tolist()[0] == pytest.approx(0.1)
+    clean(out, undo=True, out=folder / "before.jsonl")
+    assert list(iterate_rows(folder / "before.jsonl")) == list(iterate_rows(folder / "m.jsonl"))
+
+
+def test_a_certain_tag_has_no_probability(folder):
+    clean(folder / "m.jsonl", issues=folder / "issues.csv", soft=True, out=folder / "soft.jsonl")
+    decisions = write_decisions(folder, ("a", "missing", "cat", "reject"), ("c", "missing", "dog", "accept"))
+    clean(folder / "soft.jsonl", decisions=decisions, out=folder / "clean.jsonl")
+    rows = {row["id"]: row for row in iterate_rows(folder / "clean.jsonl")}
+    assert rows["a"]["tag_probabilities"] == {"sky": 0.05}
+    assert rows["c"]["tag_probabilities"] is None
+    again = clean(folder / "clean.jsonl", issues=folder / "issues.csv", soft=True, out=folder / "again.jsonl")
+    assert "a" not in again.by_row
+    assert "c" not in again.by_row
+    with pytest.raises(InputError, match="soft: expected with --issues"):
+        clean(folder / "m.jsonl", decisions=decisions, soft=True, dry_run=True)
+
+
+def test_a_persons_decision_is_no_probability(folder):
+    decisions = write_decisions(folder, ("a", "missing", "cat", "accept"))
+    clean(folder / "m.jsonl", issues=folder / "issues.csv", decisions=decisions, soft=True, out=folder / "clean.jsonl")
+    row = next(iterate_rows(folder / "clean.jsonl"))
+    assert (row["verified_tags"], row["tag_probabilities"]) == (["cat"], {"sky": 0.05})

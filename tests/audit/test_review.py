@@ -29,8 +29,9 @@ EVIL = (
 NUM_ISSUES = 3000
 
 
-def issue(row, label, kind, probability, record=None):
-    return {"id": row, "label": label, "kind": kind, "probability": probability, "record": record}
+def issue(row, label, kind, probability, record=None, source=None):
+    entry = {"id": row, "label": label, "kind": kind, "probability": probability, "record": record}
+    return entry | {"source": source}
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +153,65 @@ def test_filters_narrow_what_is_shown(page):
     page.keyboard.press("Escape")
     page.keyboard.press("a")  # nothing is selected
     assert progress(page)[0] == 1
+
+
+@pytest.fixture
+def other_page(browser, tmp_path):
+    """A page of few issues: tags from three sources, and issues of whole photos."""
+    issues = [
+        issue("a", "dog", "incorrect", 0.9, source="caption"),
+        issue("a", "cat", "incorrect", 0.8, source="my <shop>"),
+        issue("b", "dog", "incorrect", 0.7, source="person"),
+        issue("b", "sky", "missing", 0.6),
+        issue("b", None, "near_duplicate", float("nan"), "same photo as a; only here: sky"),
+        issue("a", None, "outlier", float("nan"), "looks like no other photo"),
+    ]
+    write_page(tmp_path / "index.html", pd.DataFrame(issues), None, "m.jsonl", {"a": ["dog", "cat"]})
+    page = browser.new_page(viewport={"width": 1200, "height": 800})
+    page.problems = []
+    page.on("pageerror", lambda error: page.problems.append(str(error)))
+    page.goto((tmp_path / "index.html").as_uri())
+    page.wait_for_selector(".item")
+    yield page
+    assert page.problems == []
+    page.close()
+
+
+def test_the_source_of_a_tag_filters(other_page, page):
+    assert not page.is_visible("#source")  # nothing is known of any source there, or they are all the same
+    options = other_page.locator("#source option").all_inner_texts()
+    assert options[:2] == ["all", "(not given) (3)"]
+    assert sorted(options[2:]) == ["caption (1)", "my <shop> (1)", "person (1)"]
+    other_page.select_option("#source", "my <shop>")
+    assert progress(other_page)[2] == 1
+    assert "probably incorrect · my <shop>" in other_page.locator(".item").inner_text()
+    other_page.select_option("#tag", "dog")
+    assert progress(other_page)[2] == 0
+    other_page.select_option("#source", "caption")
+    assert progress(other_page)[2] == 1
+    other_page.select_option("#source", "")
+    assert progress(other_page)[2] == 2
+
+
+def test_issues_of_photos_have_no_probability_and_stand_apart(other_page):
+    other_page.select_option("#kind", "near_duplicate")
+    tile = other_page.locator(".item")
+    assert tile.locator(".what").inner_text() == "same photo as a; only here: sky"
+    assert "%" not in tile.inner_text()
+    assert "percent" not in tile.get_attribute("aria-label")
+    other_page.select_option("#kind", "")
+    assert progress(other_page)[2] == 6
+    other_page.locator("#least").fill("1")
+    assert progress(other_page)[2] == 4
+
+
+def test_a_full_page_keeps_room_for_photos(tmp_path, monkeypatch):
+    monkeypatch.setattr("truetag.audit.review.MOST_ISSUES", 20)
+    issues = [issue("a", f"tag {number}", "missing", 0.9) for number in range(30)]
+    issues += [issue(f"p{number}", None, "outlier", float("nan"), "looks like no other photo") for number in range(5)]
+    write_page(tmp_path / "index.html", pd.DataFrame(issues), None, "m.jsonl")
+    text = (tmp_path / "index.html").read_text()
+    assert (text.count('"kind": "missing"'), text.count('"kind": "outlier"')) == (18, 2)
 
 
 def test_a_batch_by_shift_click_is_one_step(page):

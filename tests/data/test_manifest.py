@@ -7,7 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from truetag.data.bags import read_bags
-from truetag.data.manifest import FIELDS, LIST_FIELDS, iterate_rows, read_header, read_manifest, write_manifest
+from truetag.data.manifest import (
+    FIELDS,
+    LIST_FIELDS,
+    iterate_rows,
+    read_header,
+    read_manifest,
+    stream_rows,
+    write_manifest,
+)
 from truetag.errors import InputError
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -108,3 +116,26 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         write_manifest(path, broken())
     assert read_manifest(path).rows["id"][:] == ["1"]
     assert [item.name for item in tmp_path.iterdir()] == ["m.jsonl"]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_probabilities_come_back_as_they_were(tmp_path, suffix):
+    path = tmp_path / f"m.{suffix}"
+    rows = [
+        {"id": "a", "image": "a.jpg", "tags": [], "tag_probabilities": {"dog": 0.25, "a.b c": 1}},
+        {"id": "b", "image": "b.jpg", "tags": [], "tag_probabilities": {}},
+        {"id": "c", "image": "c.jpg", "tags": []},
+    ]
+    write_manifest(path, rows)
+    expected = [row.get("tag_probabilities") for row in rows]
+    assert [row["tag_probabilities"] for row in iterate_rows(path)] == expected
+    found = stream_rows(read_manifest(path).rows, ("id", "tag_probabilities"))
+    assert [row["tag_probabilities"] for row in found] == expected
+
+
+@pytest.mark.parametrize("value", [["dog"], {"dog": 1.5}, {"dog": "0.5"}, {"dog": True}, {"dog": None}, 0.5])
+def test_what_is_no_probability_is_refused(tmp_path, value):
+    path = tmp_path / "m.jsonl"
+    path.write_text(json.dumps({"id": "a", "image": "a.jpg", "tags": [], "tag_probabilities": value}))
+    with pytest.raises(InputError, match="line 1: tag_probabilities: expected "):
+        list(iterate_rows(path))

@@ -4,18 +4,12 @@ import numpy as np
 import pytest
 import torch
 from scipy import sparse
+from sklearn.metrics import roc_auc_score
 
 from truetag.data.stratify import unit_numbers
 from truetag.label_noise import validity
-from truetag.label_noise.validity import (
-    NUM_SHUFFLES,
-    PairEvidence,
-    Pairs,
-    caption_validity,
-    share_of_valid,
-    shuffle_captions,
-    soft_labels,
-)
+from truetag.label_noise.pairs import NUM_SHUFFLES, PairEvidence, Pairs, shuffle_records, sibling_agreement
+from truetag.label_noise.validity import caption_validity, share_of_valid, soft_labels
 
 NUM_BAGS, NUM_WORDS, CAPTIONS = 600, 40, 4
 
@@ -70,27 +64,65 @@ def test_soft_labels_are_noisy_or_over_captions():
 
 
 def test_evidence_is_the_log_likelihood_ratio_of_independent_words():
-    logits, words, _, _, _ = drawn(1.0)
-    pairs = Pairs(np.array([0, 5, 9]), np.array([3, 1, 0]))
-    evidence = PairEvidence(logits, words)(pairs)
+    logits, words, bags, _, _ = drawn(1.0)
+    pairs = Pairs(np.array([0, 5, 9]), np.array([13, 5, 0]))
+    evidence = PairEvidence(logits, words, bags)(pairs)
     frequency = np.clip(words.toarray().mean(0), 1e-4, 1 - 1e-4)
-    for index, (caption, bag) in enumerate(zip(*pairs, strict=True)):
-        named, p = words.toarray()[caption] == 1, torch.sigmoid(logits[bag]).numpy()
+    for index, (record, slot) in enumerate(zip(*pairs, strict=True)):
+        bag = bags[slot]
+        named, p = words.toarray()[record] == 1, torch.sigmoid(logits[bag]).numpy()
         ratio = np.where(named, np.log(p / frequency), np.log((1 - p) / (1 - frequency))).sum()
         assert evidence.above_expected[index] == pytest.approx(ratio, abs=1e-3)
         assert evidence.num_words[index] == named.sum()
 
 
-def test_every_caption_is_shuffled_to_bags_of_other_groups():
+def test_every_record_is_shuffled_to_bags_of_other_groups():
     rng = np.random.default_rng(0)
     bags = np.repeat(np.arange(50), 3)
-    shuffled = shuffle_captions(bags, np.arange(50), rng)
-    assert len(shuffled.captions) == NUM_SHUFFLES * len(bags)
-    assert (bags[shuffled.captions] != shuffled.bags).all()
-    assert (np.bincount(shuffled.bags) == 3 * NUM_SHUFFLES).all()
+    shuffled = shuffle_records(bags, np.arange(50), rng)
+    assert len(shuffled.records) == NUM_SHUFFLES * len(bags)
+    assert (bags[shuffled.records] != bags[shuffled.slots]).all()
+    assert (np.bincount(shuffled.slots) == NUM_SHUFFLES).all()
     units = unit_numbers(50, [f"pair {bag // 2}" for bag in range(50)])
-    shuffled = shuffle_captions(bags, units, rng)
-    assert (units[bags[shuffled.captions]] != units[shuffled.bags]).all()
+    shuffled = shuffle_records(bags, units, rng)
+    assert (units[bags[shuffled.records]] != units[bags[shuffled.slots]]).all()
+
+
+def test_agreement_leaves_out_the_record_that_was_in_the_slot():
+    words = sparse.csr_array(np.array([[1.0, 0], [1, 0], [0, 1], [0, 1], [0, 0]]))
+    bags = np.array([0, 0, 1, 1, 1])
+    at_home = sibling_agreement(words, bags, Pairs(np.arange(5), np.arange(5)))
+    assert np.allclose(at_home, [1, 1, 1, 1, 0])
+    exchanged = sibling_agreement(words, bags, Pairs(np.array([2, 0]), np.array([0, 2])))
+    assert np.allclose(exchanged, [0, 0])
+    assert np.allclose(sibling_agreement(words, bags, Pairs(np.array([0]), np.array([1]))), [1])  # with itself
+
+
+def test_siblings_tell_more_than_the_bag_alone():
+    logits, words, bags, is_valid, _ = drawn(0.6)
+    logits = logits + 2 * torch.randn(logits.shape, generator=torch.Generator().manual_seed(0))  # a poor classifier
+    with_siblings = caption_validity(logits, words, bags)
+    alone = [  # the first record of each bag, and so on, none of which has a sibling
+        caption_validity(logits, words[part::CAPTIONS], bags[part::CAPTIONS]).probabilities for part in range(CAPTIONS)
+    ]
+    auc = roc_auc_score(is_valid, with_siblings.probabilities)
+    assert auc > roc_auc_score(is_valid, np.stack(alone, 1).ravel()) + 0.025
+    assert with_siblings.share == pytest.approx(is_valid.mean(), abs=0.08)
+
+
+def test_records_that_moved_together_do_not_vouch_for_each_other():
+    """The captions of three in ten bags are those of another bag, all of them: siblings agree, and are wrong."""
+    logits, words, bags, _, _ = drawn(1.0)
+    rng = np.random.default_rng(1)
+    moved = rng.permutation(NUM_BAGS)[: NUM_BAGS * 3 // 10]
+    source = np.arange(NUM_BAGS)
+    source[moved] = np.roll(moved, 1)
+    rows = (source[:, None] * CAPTIONS + np.arange(CAPTIONS)).ravel()
+    is_valid = ~np.isin(bags, moved)
+    found = caption_validity(logits, words[rows], bags)
+    assert found.share == pytest.approx(0.7, abs=0.06)
+    assert found.probabilities.mean() == pytest.approx(0.7, abs=0.06)
+    assert roc_auc_score(is_valid, found.probabilities) > 0.85
 
 
 def test_near_duplicates_share_a_fold(monkeypatch):

@@ -64,6 +64,19 @@ def test_best_says_what_it_chose_and_why(tiny, config, tmp_path, capsys):
     assert len(run.history()) == trained.stage1_epochs + trained.stage2_epochs
 
 
+@pytest.mark.parametrize("pooling", ["mean", "noisy-or"])
+def test_probabilities_are_as_frequent_as_labels_would_be_without_swaps(tiny, config, tmp_path, pooling):
+    config = replace(config, pooling=pooling)
+    run = train(config, tiny / "swapped.jsonl", tiny / "vocabulary.tsv", tmp_path / "run", reading=Reading(tmp_path))
+    state, note = learnt(run.folder)
+    logits = predict_manifest(run, read_manifest(tiny / "swapped.jsonl"), "train").logits
+    assert torch.allclose(logits.sigmoid().mean(0), state["frequencies"].clamp(1e-5, 1 - 1e-5), atol=2e-3)
+    rows = read_manifest(tiny / "swapped.jsonl").in_split("train")
+    named = (observed_labels(rows, run.vocabulary) == 1).float().mean(0)
+    assert note["share_of_valid_captions"] < 0.95
+    assert state["frequencies"].sum() < named.sum()  # what swapped captions name is not there
+
+
 def test_the_truth_is_never_looked_at(tiny, config, tmp_path):
     rows = list(iterate_rows(tiny / "swapped.jsonl"))
     for row in rows:

@@ -8,39 +8,20 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from truetag.audit.annotations import read_annotations
+from truetag.audit.decisions import PERSON, Change, Suggestion, Wanted, read_issues, soften, surest
 from truetag.data.manifest import iterate_rows, read_header, relative_root, write_manifest
-from truetag.data.rows import ANY_TAG, Row
+from truetag.data.rows import ANY_TAG, PROBABILITIES, Row
 from truetag.data.words import normalise, word_matcher
 from truetag.errors import InputError
 from truetag.io.files import refuse_existing, refuse_overwriting
 from truetag.io.paths import takes_paths
-from truetag.io.text import counted, one_line, parse_json, parse_line, require_file, shown, text_lines
+from truetag.io.text import counted, one_line, parse_json, shown
 
-Action = Literal["add", "remove", "keep", "leave out", "remove record"]
-PERSON, TOOL = "person", "truetag"
 _MOST_SHOWN = 10
-
-
-@dataclass(frozen=True)
-class Change:
-    """One change of a row: what, by whom, when, and how probable it was."""
-
-    action: Action
-    """"add" or "remove" a tag; "keep" a given one or "leave out" an absent one, as a person wants; or the record."""
-    tag: str | None
-    source: str
-    when: str
-    probability: float | None = None
-    record: str | None = None
-    before: dict[str, Any] = field(default_factory=dict)
-    """The fields of the row that changed, as they were; in the first of the changes that were made together."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +33,8 @@ class Changes:
     """None for a dry run."""
     num_decided: int = 0
     """Suggestions that were left alone, as a person has decided about the tag."""
+    notes: list[str] = field(default_factory=list)
+    """What else was left alone or left out, in words."""
 
     def describe(self) -> str:
         """What changes, in lines."""
@@ -66,11 +49,19 @@ class Changes:
         lines.append(f"{counted(len(self.by_row), 'row')} changed; {actions}")
         if self.num_decided:
             lines.append(f"{counted(self.num_decided, 'suggestion')} left alone: a person has decided about the tag")
+        lines += self.notes
         lines.append(f"written: {self.out}" if self.out else "dry run: nothing is written")
         return "\n".join(lines)
 
 
-_SIGNS: dict[str, str] = {"add": "+", "remove": "-", "keep": "=", "leave out": "≠", "remove record": "- record "}
+_SIGNS: dict[str, str] = {
+    "add": "+",
+    "remove": "-",
+    "soften": "~",
+    "keep": "=",
+    "leave out": "≠",
+    "remove record": "- record ",
+}
 
 
 @takes_paths
@@ -82,6 +73,7 @@ def clean(
     decisions: Path | None = None,
     precision: float | None = None,
     count: int | None = None,
+    soft: bool = False,
     undo: bool = False,
     dry_run: bool = False,
     overwrite: bool = False,
@@ -94,9 +86,11 @@ def clean(
         manifest: the manifest that was audited.
         out: the cleaned manifest.
         issues: issues.parquet or issues.csv of the audit.
-        decisions: decisions.jsonl of its page.
+        decisions: decisions.jsonl of its page; or what Label Studio (JSON, JSON_MIN) or FiftyOne
+            (FiftyOneImageClassificationDataset) exports of what `truetag export-issues` wrote for it.
         precision: change as many tags as this share of them is expected to be right of: from the surest on.
         count: change the so many surest.
+        soft: with `--issues`: change no tag, but state the probability of each suspected one, which training aims at.
         undo: take all changes of earlier cleaning back.
         dry_run: show what would change.
         overwrite: replace `out` if it exists.
@@ -111,6 +105,8 @@ def clean(
         raise InputError("clean: expected --issues or --decisions (or both), or --undo alone")
     if issues is None and (precision is not None or count is not None):
         raise InputError("precision, count: expected with --issues")
+    if issues is None and soft:
+        raise InputError("soft: expected with --issues")
     if precision is not None and count is not None:
         raise InputError("precision, count: expected one of them, got both")
     if precision is not None and not 0 < precision <= 1:
@@ -122,10 +118,9 @@ def clean(
     if undo:
         by_row = {row["id"]: [_read_change(text) for text in row["changes"]] for row in rows if row.get("changes")}
         cleaned = [_restore(row) for row in rows]
-        num_decided = 0
+        num_decided, notes = 0, []
     else:
-        suggested = [] if issues is None else _chosen(read_issues(issues), precision, count)
-        wanted = _by_row([*([] if decisions is None else read_decisions(decisions)), *suggested])
+        wanted, notes = _wanted(issues, decisions, rows, precision, count, soft)
         if strangers := sorted(wanted.keys() - {row["id"] for row in rows}):
             raise InputError(f"{manifest}: has no row with the id {shown(strangers[0])}, which an issue is about")
         by_row, cleaned, num_decided = {}, [], 0
@@ -140,101 +135,28 @@ def clean(
         header = read_header(manifest)
         header["media_root"] = relative_root(manifest.parent / header.get("media_root", "."), out)
         write_manifest(out, cleaned, header)
-    return Changes(by_row, None if dry_run else out, num_decided)
+    return Changes(by_row, None if dry_run else out, num_decided, notes)
 
 
-@dataclass(frozen=True)
-class _Suggestion:
-    row: str
-    change: Change
+def _wanted(
+    issues: Path | None,
+    decisions: Path | None,
+    rows: Sequence[Row],
+    precision: float | None,
+    count: int | None,
+    soft: bool,
+) -> tuple[dict[str, list[Change]], list[str]]:
+    """The changes of each row, and what was left out, in words."""
+    of_issues = Wanted([]) if issues is None else read_issues(issues)
+    # beside the export of another program, all issues are needed: what a person did not follow they rejected
+    decided = Wanted([]) if decisions is None else read_annotations(decisions, rows, of_issues.suggestions)
+    suggested = surest(of_issues.suggestions, precision, count)
+    softened = soften(suggested) if soft else Wanted(suggested)
+    notes = [*decided.notes, *of_issues.notes, *softened.notes]
+    return _by_row([*decided.suggestions, *softened.suggestions]), notes
 
 
-def read_issues(path: Path) -> list[_Suggestion]:
-    """The issues of an audit, the surest first.
-
-    Raises:
-        InputError: the file is no list of issues.
-    """
-    import pandas as pd
-
-    require_file(path, "list of issues")
-    try:
-        types: Any = {"id": str, "label": str, "record": str}
-        table = (
-            pq.read_table(path).to_pandas()
-            if path.suffix == ".parquet"
-            else pd.read_csv(path, dtype=types, keep_default_na=False)
-        )
-    except (ValueError, pa.ArrowException) as error:
-        raise InputError(f"{path}: not a readable list of issues ({one_line(error)})") from None
-    if missing := [name for name in ("id", "label", "kind", "probability") if name not in table]:
-        raise InputError(f"{path}: expected the issues of `truetag audit`, got a table without {', '.join(missing)}")
-    when = _now()
-    found = []
-    table = table.sort_values("probability", ascending=False, kind="stable")
-    for issue in table.to_dict("records"):
-        kind, probability = issue["kind"], float(issue["probability"])
-        if kind not in _ACTIONS or not 0 <= probability <= 1:
-            raise InputError(f"{path}: expected issues of a known kind and a probability, got {shown(issue)}")
-        is_record = kind == "record"
-        change = Change(
-            _ACTIONS[kind],
-            None if is_record else str(issue["label"]),
-            TOOL,
-            when,
-            probability,
-            str(issue["record"]) if is_record else None,
-        )
-        found.append(_Suggestion(str(issue["id"]), change))
-    return found
-
-
-_ACTIONS: dict[str, Action] = {"missing": "add", "incorrect": "remove", "record": "remove record"}
-_OPPOSITE: dict[str, Action] = {"missing": "leave out", "incorrect": "keep"}
-
-
-def read_decisions(path: Path) -> list[_Suggestion]:
-    """What a person accepted and rejected; what they skipped is left out.
-
-    Raises:
-        InputError: a line is no decision.
-    """
-    require_file(path, "file of decisions")
-    found = []
-    for line, text in text_lines(path):
-        entry = parse_line(f"{path}, line {line}", text)
-        if entry is None:
-            continue
-        kind, decision, row = str(entry.get("kind")), entry.get("decision"), entry.get("id")
-        named = entry.get("record" if kind == "record" else "label")
-        known = kind in _ACTIONS and decision in ("accept", "reject", "skip")
-        if not known or not isinstance(row, str) or not isinstance(named, str):
-            raise InputError(f"{path}, line {line}: expected a decision of the review page, got {shown(entry)}")
-        if decision == "skip" or (decision == "reject" and kind == "record"):
-            continue
-        action = _ACTIONS[kind] if decision == "accept" else _OPPOSITE[kind]
-        tag, record = (None, named) if kind == "record" else (named, None)
-        change = Change(action, tag, PERSON, str(entry.get("when") or _now()), entry.get("probability"), record)
-        found.append(_Suggestion(row, change))
-    return found
-
-
-def _chosen(suggestions: Sequence[_Suggestion], precision: float | None, count: int | None) -> list[_Suggestion]:
-    """The surest ones, as many as asked for."""
-    if count is not None:
-        return list(suggestions[:count])
-    if precision is None:
-        return list(suggestions)
-    chosen, right = [], 0.0
-    for number, suggestion in enumerate(suggestions, start=1):
-        right += suggestion.change.probability or 0
-        if right / number < precision:  # the probabilities fall, and so does their mean
-            break
-        chosen.append(suggestion)
-    return chosen
-
-
-def _by_row(suggestions: Iterable[_Suggestion]) -> dict[str, list[Change]]:
+def _by_row(suggestions: Iterable[Suggestion]) -> dict[str, list[Change]]:
     """Of each row its changes, one of each tag: a person's before the tool's."""
     by_row: defaultdict[str, dict[tuple[str | None, str | None], Change]] = defaultdict(dict)
     for suggestion in suggestions:
@@ -289,6 +211,11 @@ def _change(row: Row, change: Change) -> Row:
         if name not in map(normalise, after.get(field_name) or ()):
             after[field_name] = [*(after.get(field_name) or ()), tag]
 
+    probabilities = {other: p for other, p in (row.get(PROBABILITIES) or {}).items() if normalise(other) != name}
+    if change.action == "soften":
+        return row | {PROBABILITIES: probabilities | {tag: change.probability}}
+    if row.get(PROBABILITIES) is not None:
+        after[PROBABILITIES] = probabilities or None  # the tag is certain now
     is_present = change.action in ("add", "keep")
     without("unknown_tags")
     if change.source == PERSON:
@@ -338,7 +265,3 @@ def _read_change(text: str) -> Change:
         return Change(**({"tag": None} | content))
     except TypeError:
         raise InputError(f"changes: expected changes of `truetag clean`, got {shown(text)}") from None
-
-
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

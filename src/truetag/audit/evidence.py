@@ -1,6 +1,6 @@
 """What an audit looks at: examples with features or probabilities, their labels, and the records behind these."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,5 +44,9 @@ class Evidence:
     """The labels that a person has decided: they are right."""
     is_listed: Bool[np.ndarray, "K"] | None = None
     """The labels whose issues are listed; the others are evidence alone. None: all."""
+    files: Sequence[str | None] | None = None
+    """The photo or clip of each example, as the manifest names it."""
+    sources: Sequence[Mapping[int, str]] | None = None
+    """Where each given label of an example comes from, by the label's index."""
     settings: HeadSettings | None = None
     """How heads are trained; None: chosen on held-out labels."""

@@ -13,7 +13,10 @@ from truetag.media.files import Reading, SkipList
 from truetag.runs.paths import require_finished_run
 
 MIN_COUNT = 5
-FILES = ("issues.parquet", "issues.csv", "labels.csv", "examples.csv", "summary.json", "index.html")
+FILES = (
+    *("issues.parquet", "issues.csv", "labels.csv", "examples.parquet", "examples.csv"),
+    *("summary.json", "index.html"),
+)
 
 
 @takes_paths
@@ -40,8 +43,8 @@ def audit(
     Args:
         run: a finished run; its backbone gives the features, and models that did not see a photo judge its tags.
         manifest: the manifest to audit.
-        out: a folder for issues.parquet and issues.csv (the list), labels.csv, examples.csv, summary.json and
-            index.html, the page to review them on.
+        out: a folder for issues.parquet and issues.csv (the list), labels.csv, examples.parquet and examples.csv,
+            summary.json and index.html, the page to review them on.
         features: embeddings instead, [examples, features], in a numpy file (.npy, .npz).
         probabilities: p(y=1|x) instead, [examples, tags], of models that did not see the example.
         tags: the tags of these examples, in the same order: a table, a manifest, or a numpy file of 1, 0 and -1 for
@@ -89,10 +92,7 @@ def audit(
     found.summary["skipped"] = len(skips)
     write_audit(found, out)
     skips.write(out / "skipped.jsonl")
-    given = {
-        name: [evidence.vocabulary[column] for column in (row == 1).nonzero().flatten().tolist()]
-        for name, row in zip(evidence.ids, evidence.labels, strict=True)
-    }
+    given = dict(zip(found.examples["id"], found.examples["given"], strict=True))
     source = manifest or tags
     assert source is not None
     write_page(out / "index.html", found.issues, media, source.name, given)

@@ -15,9 +15,9 @@ from truetag.audit.evidence import Evidence, Records
 from truetag.data.bags import MediaBags, read_bags
 from truetag.data.batches import FeatureBags
 from truetag.data.copies import digests_of, groups_with_copies
-from truetag.data.labels import caption_words, decided_labels, observed_labels
-from truetag.data.manifest import iterate_rows, read_manifest
-from truetag.data.rows import Row
+from truetag.data.labels import caption_words, decided_labels, observed_labels, tag_sources
+from truetag.data.manifest import iterate_rows, read_manifest, stream_rows
+from truetag.data.rows import Row, media_name
 from truetag.data.table_rows import read_tags
 from truetag.data.vocabulary import Vocabulary, function_words
 from truetag.data.words import normalise
@@ -81,6 +81,8 @@ def read_run(
         features=features,
         groups=[group_of[name] for name in names],
         decided=decided_labels(rows, run.vocabulary),
+        files=[media_name(row) for row in stream_rows(rows, ("image", "video", "frames"))],
+        sources=tag_sources(rows, run.vocabulary),
         is_listed=~np.isin(run.vocabulary.words, [] if with_function_words else function_words(run.vocabulary)),
         settings=_head_settings(run),
     )
@@ -108,7 +110,7 @@ def read_arrays(array_path: Path, tags_path: Path, are_probabilities: bool, min_
         reader.check_convention()
         rows: list[Row] = [{"id": str(row)} for row in range(num_examples)]
         names = [str(column) for column in range(labels.shape[1])]
-        decided = groups = None
+        decided = groups = sources = None
     else:
         is_manifest = tags_path.suffix in MANIFEST_SUFFIXES
         rows = list(iterate_rows(tags_path)) if is_manifest else read_tags(tags_path).rows
@@ -123,6 +125,7 @@ def read_arrays(array_path: Path, tags_path: Path, are_probabilities: bool, min_
         vocabulary = Vocabulary(tuple(names), ("-",) * len(names), tuple(counts[name] for name in names))
         labels, decided = observed_labels(rows, vocabulary).float(), decided_labels(rows, vocabulary)
         groups = [row.get("group") for row in rows]
+        sources = tag_sources(rows, vocabulary)
     if are_probabilities:
         if array.shape[1] != len(names):
             raise InputError(f"probabilities: expected {len(names)} columns, one per tag, got {array.shape[1]}")
@@ -140,6 +143,8 @@ def read_arrays(array_path: Path, tags_path: Path, are_probabilities: bool, min_
         logits=values.clamp(1e-6, 1 - 1e-6).logit() if are_probabilities else None,
         groups=groups,
         decided=decided,
+        files=[media_name(row) for row in rows],
+        sources=sources,
     )
 
 

@@ -6,7 +6,10 @@ const el = (id) => document.getElementById(id);
 const list = el("list"), space = el("space");
 const storageKey = "truetag-review-" + page.digest;
 const WORDS = { accept: "✓ accepted", reject: "✗ rejected", skip: "– skipped" };
-const KINDS = { missing: "probably missing", incorrect: "probably incorrect", record: "probably of another photo" };
+const KINDS = { missing: "probably missing", incorrect: "probably incorrect", record: "probably of another photo",
+  near_duplicate: "near-duplicate, other tags", outlier: "outlier" };
+const SIGNS = { missing: "+ ", incorrect: "− ", record: "− ", near_duplicate: "", outlier: "" };
+const CLASSES = { missing: "add", incorrect: "remove", record: "remove", near_duplicate: "look", outlier: "look" };
 const TILE = 248, TILE_HEIGHT = 252, GAP = 12;
 
 let decisions = new Map(), history = [], shown = [], current = 0, anchor = 0, selected = new Set();
@@ -26,14 +29,20 @@ function keep() {
 }
 function say(text) { el("message").textContent = text; }
 
+// where a given tag comes from; a missing one comes from nowhere
+const NO_SOURCE = "(not given)";
+function sourceOf(issue) { return issue.source ?? NO_SOURCE; }
+const hasSources = new Set(issues.map((issue) => issue.source).filter((source) => source !== undefined)).size > 1;
+
 // which issues are shown
 function filter() {
   const text = el("search").value.trim().toLowerCase(), kind = el("kind").value, state = el("state").value;
-  const tag = el("tag").value, least = el("least").value / 100;
+  const tag = el("tag").value, source = el("source").value, least = el("least").value / 100;
   el("least-value").textContent = el("least").value + " %";
   shown = [];
   issues.forEach((issue, index) => {
-    if (issue.probability < least || (kind && issue.kind !== kind) || (tag && issue.label !== tag)) return;
+    if ((issue.probability ?? 0) < least || (kind && issue.kind !== kind) || (tag && issue.label !== tag)) return;
+    if (source && sourceOf(issue) !== source) return;
     const decided = decisions.get(issue.key)?.decision;
     if (state === "open" && decided) return;
     if (state && state !== "open" && decided !== state) return;
@@ -97,12 +106,12 @@ function make(issue) {
     image.className = "photo"; image.alt = ""; image.decoding = "async"; image.loading = "lazy"; image.src = picture;
     node.append(image);
   } else node.append(text("div", "photo none", "no picture"));
-  const isAdd = issue.kind === "missing";
-  const what = text("div", "what " + (isAdd ? "add" : "remove"), isAdd ? "+ " : "− ");
+  const what = text("div", "what " + CLASSES[issue.kind], SIGNS[issue.kind]);
   what.append(text("span", "tag", issue.label ?? issue.record));
   what.title = issue.label ?? issue.record;
   const row = text("div", "row", "");
-  row.append(text("span", "", KINDS[issue.kind]), text("span", "", (100 * issue.probability).toFixed(1) + " %"));
+  row.append(text("span", "", KINDS[issue.kind] + (hasSources && issue.source ? " · " + issue.source : "")));
+  if (issue.probability !== undefined) row.append(text("span", "", (100 * issue.probability).toFixed(1) + " %"));
   const below = text("div", "row", "");
   below.append(text("span", "tag", issue.id), text("span", "state", ""));
   const tags = text("div", "tags", issue.tags ? "given: " + issue.tags : "");
@@ -117,7 +126,7 @@ function update(node, index, position) {
   node.setAttribute("aria-selected", selected.has(index));
   node.setAttribute("aria-setsize", shown.length); node.setAttribute("aria-posinset", position + 1);
   node.setAttribute("aria-label", `${issue.label ?? issue.record}, ${KINDS[issue.kind]}, ` +
-    `${Math.round(100 * issue.probability)} percent, ${issue.id}, ${decision ? WORDS[decision].slice(2) : "open"}`);
+    (issue.probability === undefined ? "" : `${Math.round(100 * issue.probability)} percent, `) + `${issue.id}, ${decision ? WORDS[decision].slice(2) : "open"}`);
 }
 
 // decisions
@@ -159,7 +168,7 @@ function move(by, extend = false) {
 function download() {
   const lines = issues.filter((issue) => decisions.has(issue.key)).map((issue) => JSON.stringify({
     id: issue.id, kind: issue.kind, label: issue.label ?? null, record: issue.record ?? null,
-    ...decisions.get(issue.key), probability: issue.probability, source: "person",
+    ...decisions.get(issue.key), probability: issue.probability ?? null, source: "person",
   }));
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([lines.join("\n") + (lines.length ? "\n" : "")], { type: "application/jsonl" }));
@@ -197,7 +206,7 @@ list.addEventListener("click", (event) => {
 list.addEventListener("dblclick", () => view(true));
 new ResizeObserver(() => draw()).observe(list);
 for (const id of ["search", "least"]) el(id).addEventListener("input", filter);
-for (const id of ["kind", "state", "tag"]) el(id).addEventListener("change", filter);
+for (const id of ["kind", "state", "tag", "source"]) el(id).addEventListener("change", filter);
 for (const decision of Object.keys(WORDS)) el(decision).addEventListener("click", () => decide(decision));
 el("undo").addEventListener("click", undo);
 el("download").addEventListener("click", download);
@@ -229,12 +238,19 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 
-const tags = new Map();
-for (const issue of issues) if (issue.label !== undefined) tags.set(issue.label, (tags.get(issue.label) || 0) + 1);
-for (const [tag, count] of [...tags].sort((a, b) => b[1] - a[1])) {
-  const option = document.createElement("option");
-  option.value = tag; option.textContent = `${tag} (${count})`;
-  el("tag").append(option);
+function fill(id, values) {
+  const counts = new Map();
+  for (const value of values) counts.set(value, (counts.get(value) || 0) + 1);
+  for (const [value, count] of [...counts].sort((a, b) => b[1] - a[1])) {
+    const option = document.createElement("option");
+    option.value = value; option.textContent = `${value} (${count})`;
+    el(id).append(option);
+  }
+}
+fill("tag", issues.filter((issue) => issue.label !== undefined).map((issue) => issue.label));
+if (hasSources) {
+  fill("source", issues.map(sourceOf));
+  el("source-filter").hidden = false;
 }
 restore();
 filter();

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
+import numpy as np
 from markupsafe import Markup
 
+from truetag.audit.decisions import OPPOSITE, PHOTO_KINDS
 from truetag.data.bags import MediaBags
 from truetag.io.files import write_text
 from truetag.io.fingerprints import fingerprint
@@ -51,15 +53,21 @@ def write_page(
     """
     if len(issues) > MOST_ISSUES:
         tell(f"the page shows the first {MOST_ISSUES} of {len(issues)} issues; issues.csv has all")
-    issues = issues.head(MOST_ISSUES)
+        of_photos = np.isin(issues["kind"].to_numpy(), PHOTO_KINDS)  # they stand at the end, and get a tenth at least
+        room = MOST_ISSUES - min(int(of_photos.sum()), MOST_ISSUES // 10)
+        kept = np.concatenate([np.flatnonzero(~of_photos)[:room], np.flatnonzero(of_photos)])
+        issues = issues.iloc[kept[:MOST_ISSUES]]
     pictures = {} if media is None else _pictures(list(dict.fromkeys(issues["id"])), media)
     numbers = {name: number for number, name in enumerate(pictures)}
     entries: list[dict[str, Any]] = []
     for issue in issues.to_dict("records"):
         name = str(issue["id"])
-        entry = {"id": name, "kind": issue["kind"], "probability": round(issue["probability"], 4)}
-        entry |= {"record": issue["record"]} if issue["kind"] == "record" else {"label": str(issue["label"])}
-        entry |= {"picture": numbers.get(name, -1)}
+        entry: dict[str, Any] = {"id": name, "kind": issue["kind"], "picture": numbers.get(name, -1)}
+        if issue["kind"] not in PHOTO_KINDS:
+            entry["probability"] = round(issue["probability"], 4)
+        entry |= {"label": str(issue["label"])} if issue["kind"] in OPPOSITE else {"record": issue["record"]}
+        if isinstance(issue.get("source"), str):
+            entry["source"] = issue["source"]
         if given and given.get(name):
             entry["tags"] = ", ".join(given[name])
         entries.append(entry)

@@ -11,6 +11,7 @@ from truetag import __version__
 from truetag.audit.evidence import Evidence
 from truetag.audit.found import RECORD, Audit
 from truetag.audit.judge import Judgement
+from truetag.audit.photos import find_photo_issues
 from truetag.io.files import replacing, write_json
 from truetag.issues import count_label_issues, example_quality, find_label_issues, interval_of
 from truetag.label_noise.settings import MIN_PROBABILITY
@@ -42,11 +43,16 @@ def find(evidence: Evidence, judgement: Judgement, min_probability: float = MIN_
         judgement,
         min_probability,
     )
+    issues = _with_photos(_with_sources(issues, evidence), evidence, columns, names)
     counts = count_label_issues(posterior, labels, label_names=names)
     per_label = _describe_labels(counts, issues, judgement, columns)
     quality = example_quality(posterior, labels)
     wrong = np.where(labels == 1, 1 - posterior, np.where(labels == 0, posterior, 0))
     examples = pd.DataFrame({"id": evidence.ids, "quality": quality, "expected_issues": wrong.sum(1)})
+    examples["file"] = [None] * len(examples) if evidence.files is None else evidence.files
+    examples["given"] = [
+        [evidence.vocabulary[column] for column in (row == 1).nonzero().flatten().tolist()] for row in evidence.labels
+    ]
     expected = {kind: _total(per_label, kind) for kind in ("missing", "incorrect")}
     summary: dict[str, Any] = {
         "truetag": __version__,
@@ -70,11 +76,13 @@ def find(evidence: Evidence, judgement: Judgement, min_probability: float = MIN_
 def write_audit(found: Audit, out: Path) -> None:
     """Write the tables and the summary, each whole or not at all."""
     out.mkdir(parents=True, exist_ok=True)
-    with replacing(out / "issues.parquet") as temporary:
-        found.issues.to_parquet(temporary, index=False)
-    for name in ("issues", "labels", "examples"):
+    for name in ("issues", "examples"):
+        with replacing(out / f"{name}.parquet") as temporary:
+            getattr(found, name).to_parquet(temporary, index=False)
+    tables = {"issues": found.issues, "labels": found.labels, "examples": found.examples.drop(columns="given")}
+    for name, table in tables.items():
         with replacing(out / f"{name}.csv") as temporary:
-            getattr(found, name).to_csv(temporary, index=False, float_format="%.6g")
+            table.to_csv(temporary, index=False, float_format="%.6g")
     write_json(out / "summary.json", found.summary)
 
 
@@ -109,6 +117,60 @@ def _with_records(
     return pd.DataFrame(issues, columns=[*order, "record"])
 
 
+def _with_sources(issues: pd.DataFrame, evidence: Evidence) -> pd.DataFrame:
+    """The list with the source of each given tag and of each record; None where nothing is known of it."""
+    if evidence.sources is None:
+        return issues.assign(source=None)
+    row_of = {name: row for row, name in enumerate(evidence.ids)}
+    label_of = {name: index for index, name in enumerate(evidence.vocabulary)}
+    captions = {
+        (int(evidence.records.bags[index]), evidence.records.texts[index])
+        for index in np.flatnonzero(evidence.records.is_caption).tolist()
+    }
+    found = []
+    for name, kind, label, record in zip(
+        *(issues[column] for column in ("id", "kind", "label", "record")), strict=True
+    ):
+        row = row_of[name]
+        of_row = evidence.sources[row]
+        if kind == RECORD:
+            others = sorted({source for source in of_row.values() if source != "caption"})
+            found.append("caption" if (row, record) in captions else ", ".join(others) or None)
+        else:
+            found.append(of_row.get(label_of[label]) if kind == "incorrect" else None)
+    return issues.assign(source=pd.Series(found, dtype=object, index=issues.index))
+
+
+def _with_photos(
+    issues: pd.DataFrame, evidence: Evidence, columns: Bool[np.ndarray, "K"], names: list[str]
+) -> pd.DataFrame:
+    """The list with the issues of whole photos at its end."""
+    issues = issues.assign(other=None)
+    if evidence.features is None:
+        return issues
+    labels = evidence.labels[:, np.flatnonzero(columns).tolist()]
+    found = find_photo_issues(evidence.features, labels, names, evidence.ids)
+    if not found:
+        return issues
+    photos = pd.DataFrame(
+        {
+            "rank": np.arange(len(issues) + 1, len(issues) + len(found) + 1),
+            "id": [evidence.ids[issue.row] for issue in found],
+            "label": None,
+            "kind": [issue.kind for issue in found],
+            "probability": np.nan,
+            "given": 1,
+            "posterior": np.nan,
+            "suggestion": "look",
+            "rank_in_example": 0,
+            "record": [issue.text for issue in found],
+            "source": None,
+            "other": [None if issue.other is None else evidence.ids[issue.other] for issue in found],
+        }
+    )
+    return pd.DataFrame(pd.concat([issues, photos], ignore_index=True) if len(issues) else photos[issues.columns])
+
+
 def _describe_labels(
     counts: pd.DataFrame, issues: pd.DataFrame, judgement: Judgement, columns: Bool[np.ndarray, "K"]
 ) -> pd.DataFrame:
@@ -135,7 +197,7 @@ def _describe_labels(
         table[f"{kind}_std"], table[f"{kind}_rates_std"] = counts[f"{kind}_std"], deviations
     table["missing_rate"], table["missing_rate_std"] = missing, of_missing
     table["incorrect_rate"], table["incorrect_rate_std"] = incorrect, of_incorrect
-    of_labels: Any = issues[issues["kind"] != RECORD].groupby(["label", "suggestion"]).size()
+    of_labels: Any = issues[issues["label"].notna()].groupby(["label", "suggestion"]).size()
     for suggestion in ("add", "remove"):
         table[suggestion] = [int(of_labels.get((label, suggestion), 0)) for label in table["label"]]
     table["warning"] = np.where(counts["given"] < FEW_GIVEN, f"fewer than {FEW_GIVEN} given: too few to tell", "")

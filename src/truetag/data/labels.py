@@ -10,12 +10,12 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int, Int8, Int64
+from jaxtyping import Bool, Float, Int, Int8, Int64
 from scipy import sparse
 from torch import Tensor
 
 from truetag.data.manifest import Rows, stream_rows
-from truetag.data.rows import ANY_TAG, Row
+from truetag.data.rows import ANY_TAG, PROBABILITIES, Row
 from truetag.data.vocabulary import Vocabulary
 from truetag.data.words import normalise, word_matcher
 from truetag.errors import InputError
@@ -93,6 +93,56 @@ def decided_labels(rows: Rows, vocabulary: Vocabulary) -> Bool[Tensor, "N K"]:
     if cells:
         decided[torch.tensor(cells).unbind(1)] = True
     return decided
+
+
+def tag_sources(rows: Rows, vocabulary: Vocabulary) -> list[dict[int, str]]:
+    """Where each present label of each bag comes from, by its index: `tag_sources`, else "tag"; "person"; "caption".
+
+    >>> words = Vocabulary(("dog", "cat"), ("NN",) * 2, (3, 2))
+    >>> tag_sources([{"id": "a", "tags": ["Dog"], "tag_sources": ["shop"], "captions": ["a dog and a cat"]}], words)
+    [{0: 'shop', 1: 'caption'}]
+    """
+    words_of_caption = _caption_matcher(vocabulary)
+    labels_of_name = vocabulary.labels_of_name
+    found: list[dict[int, str]] = []
+    for row in stream_rows(rows, ("captions", "tags", "tag_sources", "verified_tags")):
+        tags = row.get("tags") or ()
+        pairs = [*zip(tags, row.get("tag_sources") or ["tag"] * len(tags), strict=True)]
+        pairs += [(tag, "person") for tag in row.get("verified_tags") or ()]
+        named = {label for caption in row.get("captions") or () for label in words_of_caption(caption)}
+        sources = dict.fromkeys(sorted(named), "caption")
+        sources |= {label: source for tag, source in pairs for label in labels_of_name.get(normalise(tag), ())}
+        found.append(sources)
+    return found
+
+
+def soft_tags(rows: Rows, vocabulary: Vocabulary) -> Float[Tensor, "N K"] | None:
+    """The `tag_probabilities` of each bag, NaN where there is none or where a person has decided; None without any.
+
+    They are what training aims at. They are not observed: no other function here reads them.
+
+    >>> words = Vocabulary(("dog", "cat"), ("NN",) * 2, (3, 2))
+    >>> soft_tags([{"id": "a", "tags": ["dog"], "tag_probabilities": {"Cat": 0.75}}], words).tolist()
+    [[nan, 0.75]]
+    """
+    cells: list[tuple[int, int]] = []
+    values: list[float] = []
+    decided: list[tuple[int, int]] = []
+    num_rows = 0
+    for num_rows, row in enumerate(stream_rows(rows, (PROBABILITIES, "verified_tags", "rejected_tags")), start=1):
+        for tag, value in (row.get(PROBABILITIES) or {}).items():
+            labels = vocabulary.labels_of_name.get(normalise(tag), ())
+            cells += [(num_rows - 1, label) for label in labels]
+            values += [value] * len(labels)
+        for tag in (*(row.get("verified_tags") or ()), *(row.get("rejected_tags") or ())):
+            decided += [(num_rows - 1, label) for label in vocabulary.labels_of_name.get(normalise(tag), ())]
+    if not cells:
+        return None
+    soft = torch.full((num_rows, len(vocabulary)), torch.nan)
+    soft[torch.tensor(cells).unbind(1)] = torch.tensor(values)
+    if decided:
+        soft[torch.tensor(decided).unbind(1)] = torch.nan
+    return soft
 
 
 def caption_counts(

@@ -17,7 +17,17 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from truetag.data.rows import FIELDS, LIST_FIELDS, TEXT_FIELDS, Row, check_columns, check_row, is_header, split_named
+from truetag.data.rows import (
+    FIELDS,
+    LIST_FIELDS,
+    PROBABILITIES,
+    TEXT_FIELDS,
+    Row,
+    check_columns,
+    check_row,
+    is_header,
+    split_named,
+)
 from truetag.errors import InputError
 from truetag.io.files import replacing
 from truetag.io.fingerprints import fingerprint_file
@@ -29,6 +39,11 @@ if TYPE_CHECKING:
 ROWS_PER_WRITE = 1000
 ROWS_PER_READ = 1000
 _TABLES = (".csv", ".tsv", ".txt", ".json", ".xlsx")
+_SCHEMA = pa.schema(
+    {name: pa.string() for name in TEXT_FIELDS}
+    | {name: pa.list_(pa.string()) for name in LIST_FIELDS}
+    | {PROBABILITIES: pa.list_(pa.struct({"tag": pa.string(), "probability": pa.float64()}))}
+)
 
 Rows = Iterable[Any]
 """A list of rows, a stream of them, or a memory-mapped `datasets.Dataset`."""
@@ -97,10 +112,7 @@ def read_manifest(path: Path | str) -> Manifest:
     from datasets import config
     from datasets.exceptions import DatasetGenerationError
 
-    features = datasets.Features(
-        {name: datasets.Value("string") for name in TEXT_FIELDS}
-        | {name: datasets.List(datasets.Value("string")) for name in LIST_FIELDS}
-    )
+    features = datasets.Features.from_arrow_schema(_SCHEMA)
     datasets.disable_progress_bars()
     # the digest gives a changed file a new cache entry
     arguments = {"path": str(path.resolve()), "digest": fingerprint_file(path)}
@@ -177,7 +189,7 @@ def stream_rows(rows: Rows, fields: Sequence[str]) -> Iterator[Row]:
     for batch in narrow.iter(ROWS_PER_READ):
         columns = dict(batch)
         for values in zip(*columns.values(), strict=True):
-            yield dict(zip(columns, values, strict=True))
+            yield _from_arrow(dict(zip(columns, values, strict=True)))
 
 
 def relative_root(media_dir: Path, out: Path) -> str:
@@ -202,10 +214,23 @@ def write_manifest(path: Path | str, rows: Iterable[Row], header: dict[str, Any]
         return write(temporary, rows, header or {})
 
 
+def _to_arrow(row: Row) -> Row:
+    """The row with its probabilities as Arrow holds them: it knows no object of any keys."""
+    if row.get(PROBABILITIES) is None:
+        return row
+    return row | {PROBABILITIES: [{"tag": tag, "probability": p} for tag, p in row[PROBABILITIES].items()]}
+
+
+def _from_arrow(row: Row) -> Row:
+    if row.get(PROBABILITIES) is None:
+        return row
+    return row | {PROBABILITIES: {entry["tag"]: entry["probability"] for entry in row[PROBABILITIES]}}
+
+
 def _checked_rows(path: str, digest: str) -> Iterator[Row]:
     row = None
     for row in iterate_rows(path):
-        yield row
+        yield _to_arrow(row)
     if row is None:  # `datasets` would report it differently
         raise InputError(f"{path}: holds no rows")
 
@@ -233,7 +258,7 @@ def _numbered_rows(path: Path) -> Iterator[tuple[int, Row]]:
                 batch.validate(full=True)
                 for row in batch.to_pylist():
                     line += 1
-                    yield line, row
+                    yield line, _from_arrow(row)
         return
     for line, text in text_lines(path):
         row = parse_line(f"{path}, line {line}", text)
@@ -254,13 +279,12 @@ def _write_lines(path: Path, rows: Iterable[Row], header: dict[str, Any]) -> int
 
 
 def _write_parquet(path: Path, rows: Iterable[Row], header: dict[str, Any]) -> int:
-    fields = [(name, pa.string()) for name in TEXT_FIELDS] + [(name, pa.list_(pa.string())) for name in LIST_FIELDS]
-    schema = pa.schema(fields, {"truetag": json.dumps(header)})
+    schema = _SCHEMA.with_metadata({"truetag": json.dumps(header)})
     count = 0
     with pq.ParquetWriter(path, schema) as writer:
         batch: list[Row] = []
         for row in rows:
-            batch.append({name: row.get(name) for name in FIELDS})
+            batch.append(_to_arrow({name: row.get(name) for name in FIELDS}))
             count += 1
             if len(batch) == ROWS_PER_WRITE:
                 writer.write_table(pa.Table.from_pylist(batch, schema))

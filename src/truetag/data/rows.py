@@ -15,7 +15,9 @@ LIST_FIELDS = (
     *("frames", "captions", "tags", "tag_sources", "unknown_tags", "verified_tags", "rejected_tags"),
     *("true_captions", "true_tags", "changes"),
 )
-FIELDS = (*TEXT_FIELDS, *LIST_FIELDS)
+PROBABILITIES = "tag_probabilities"
+"""The one field that is an object: a probability for each of some tags. In Parquet, a list of tag and probability."""
+FIELDS = (*TEXT_FIELDS, *LIST_FIELDS, PROBABILITIES)
 ANY_TAG = "*"
 """In `unknown_tags`: every tag that the row does not name."""
 MEDIA_FIELDS = ("image", "frames", "video", "features")
@@ -55,6 +57,11 @@ def split_named(name: str | None) -> str | None:
     return None if name is None else _USUAL_SPLITS.get(name.strip().lower(), name)
 
 
+def media_name(row: Row) -> str | None:
+    """The file of a row, as the manifest names it: its photo or clip, or the first of its frames."""
+    return row.get("image") or row.get("video") or next(iter(row.get("frames") or ()), None)
+
+
 def is_header(first: Row) -> bool:
     """Whether the first object of a file is a header: it has none of a row's fields."""
     return not any(name in FIELDS for name in first)
@@ -75,6 +82,8 @@ def check_row(location: str, row: Row) -> None:
             raise InputError(f"{location}: {name} must be text, got {shown(value)}")
         if name in LIST_FIELDS and not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
             raise InputError(f"{location}: {name} must be a list of texts, got {shown(value)}")
+    if (probabilities := row.get(PROBABILITIES)) is not None:
+        _check_probabilities(location, probabilities)
     if (sources := row.get("tag_sources")) is not None and len(sources) != len(row.get("tags") or ()):
         num_tags = len(row.get("tags") or ())
         raise InputError(f"{location}: tag_sources: expected one for each of {num_tags} tags, got {len(sources)}")
@@ -84,6 +93,17 @@ def check_row(location: str, row: Row) -> None:
     if len(media) != 1:
         got = " and ".join(media) or "none of them"
         raise InputError(f"{location}: expected exactly one of {', '.join(MEDIA_FIELDS)}, got {got}")
+
+
+def _check_probabilities(location: str, probabilities: Any) -> None:
+    if not isinstance(probabilities, dict):
+        got = shown(probabilities)
+        raise InputError(f"{location}: {PROBABILITIES}: expected an object of tags and their probabilities, got {got}")
+    for tag, value in probabilities.items():
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not isinstance(tag, str) or not is_number or not 0 <= value <= 1:
+            got = f"{shown(value)} for {shown(tag)}"
+            raise InputError(f"{location}: {PROBABILITIES}: expected probabilities from 0 to 1, got {got}")
 
 
 def check_columns(path: Path, schema: pa.Schema) -> None:
@@ -104,6 +124,14 @@ def check_columns(path: Path, schema: pa.Schema) -> None:
             raise InputError(f"{path}: {name} must be text, got a column of {one_line(kind, 80)}")
         if name in LIST_FIELDS and not (isinstance(kind, _LIST_TYPES) and _holds_text(kind.value_type)):
             raise InputError(f"{path}: {name} must be a list of texts, got a column of {one_line(kind, 80)}")
+        if name == PROBABILITIES and not (isinstance(kind, _LIST_TYPES) and _holds_probabilities(kind.value_type)):
+            raise InputError(f"{path}: {name} must be a list of tag and probability, got {one_line(kind, 80)}")
+
+
+def _holds_probabilities(kind: pa.DataType) -> bool:
+    if not isinstance(kind, pa.StructType) or {field.name for field in kind} != {"tag", "probability"}:
+        return False
+    return _holds_text(kind.field("tag").type) and pa.types.is_floating(kind.field("probability").type)
 
 
 def _holds_text(kind: pa.DataType) -> bool:

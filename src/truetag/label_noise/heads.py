@@ -18,6 +18,7 @@ from truetag.data.stratify import grouped_folds
 from truetag.label_noise.linear_head import Head, label_frequencies, uses_layer_norm
 from truetag.label_noise.settings import HeadSettings
 from truetag.latent import known, reduce
+from truetag.likelihood import observed_loss
 from truetag.losses import q_likelihood
 from truetag.noise_models import NoiseModel, make_noise_model, observed_logits
 
@@ -106,12 +107,14 @@ def fit_head(
             schedule = optimisation.make_schedule(optimiser, stage.num_steps)
             for _ in range(stage.num_epochs):
                 for h, observed, batch_weights in data.batches(settings.batch_size):
-                    logits = observed_logits(head.logits(h, data.generator), h, in_stage)
+                    true_logits = head.logits(h, data.generator)
                     if objective is None:
-                        losses = q_likelihood(logits, observed, settings.q, "none")
+                        loss = _q_likelihood(true_logits, h, in_stage, observed, batch_weights, settings.q)
                     else:
+                        logits = observed_logits(true_logits, h, in_stage)
                         losses = objective(logits, observed, num_done / num_steps)
-                    _weighted_mean(losses, observed, batch_weights).backward()
+                        loss = _weighted_mean(losses, observed, batch_weights)
+                    loss.backward()
                     optimiser.step()
                     schedule.step()
                     optimiser.zero_grad()
@@ -195,6 +198,21 @@ def _plan_stages(settings: HeadSettings, num_examples: int, learning_rate: float
         if epochs:
             plans.append(_StagePlan(epochs, epochs * steps_per_epoch, rate, with_noise_model))
     return plans
+
+
+def _q_likelihood(
+    true_logits: Float[Tensor, "B K"],
+    h: Float[Tensor, "B D"],
+    noise_model: NoiseModel | None,
+    labels: Float[Tensor, "B K"],
+    weights: Float[Tensor, "B"] | None,
+    q: float,
+) -> Float[Tensor, ""]:
+    """The mean q-likelihood of the observed labels, each example counting by its weight."""
+    if noise_model is None:
+        return _weighted_mean(q_likelihood(true_logits, labels, q, "none"), labels, weights)
+    total, count = observed_loss(true_logits, noise_model.transition_logits(h), labels, q, weights)
+    return total / count.clamp(min=_SMALLEST_WEIGHT)
 
 
 def _weighted_mean(

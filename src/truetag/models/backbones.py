@@ -57,8 +57,8 @@ def _load_timm(name: str, weights: str, resolution: int) -> tuple[nn.Module, Pre
     try:
         model = timm.create_model(name, pretrained=fetch)
         settings: dict[str, Any] = model.pretrained_cfg  # pyright: ignore[reportAssignmentType]  (timm adds it)
-        if settings.get("fixed_input_size") and settings["input_size"][-1] != resolution:
-            model = timm.create_model(name, pretrained=fetch, img_size=resolution)
+        if arguments := size_arguments(settings, resolution):
+            model = timm.create_model(name, pretrained=fetch, **arguments)
     except Exception as error:
         reason = one_line(error).rstrip(".")
         if not answers:
@@ -75,6 +75,12 @@ def _load_timm(name: str, weights: str, resolution: int) -> tuple[nn.Module, Pre
     elif weights not in ("pretrained", "none"):
         model.load_state_dict(_read_weights(Path(weights), model))
     return model, preprocessing
+
+
+def size_arguments(settings: dict[str, Any], resolution: int) -> dict[str, Any]:
+    """What timm must be told to build a model for photos of this resolution, if anything."""
+    is_fixed = settings.get("fixed_input_size") and settings["input_size"][-1] != resolution
+    return {"img_size": resolution} if is_fixed else {}
 
 
 def _hub_answers() -> bool:

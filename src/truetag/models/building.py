@@ -13,6 +13,7 @@ from truetag.label_noise.linear_head import uses_layer_norm
 from truetag.media.preprocessing import Preprocessing
 from truetag.models.backbones import load_backbone
 from truetag.models.classifier import Classifier
+from truetag.models.exported import state_from_export
 from truetag.models.features import feature_spec
 from truetag.optimisation import step_sizes
 from truetag.runs.config import TrainConfig
@@ -40,7 +41,7 @@ def build_classifier(
         got = f"{config.backbone} cannot take photos of {config.resolution} x {config.resolution}"
         raise InputError(f"resolution: {got} ({error})") from None
     backbone.requires_grad_(not config.freeze_backbone)
-    return _make_classifier(config, backbone, num_features, num_labels)
+    return make_classifier(config, backbone, num_features, num_labels)
 
 
 def load_classifier(run: Run, device: str = "auto") -> Classifier:
@@ -58,11 +59,13 @@ def load_classifier(run: Run, device: str = "auto") -> Classifier:
     backbone, _ = load_backbone(run.config.backbone, "none", run.config.resolution)
     state = run.load_classifier_state()
     try:
+        if run.is_exported:
+            state = state_from_export(state, backbone)
         num_labels, num_features = len(state["head.bias"]), len(state["head.standardise.mean"])
-        classifier = _make_classifier(run.config, backbone, num_features, num_labels)
+        classifier = make_classifier(run.config, backbone, num_features, num_labels)
         classifier.load_state_dict(state)
     except (KeyError, ValueError, RuntimeError) as error:
-        path = run.folder / "classifier.safetensors"
+        path = run.folder / ("model.safetensors" if run.is_exported else "classifier.safetensors")
         raise InputError(f"{path}: does not hold a {run.config.backbone} ({one_line(error)})") from None
     if num_labels != len(run.vocabulary):
         raise InputError(f"{run.folder}: the classifier has {num_labels} labels, vocabulary.tsv {len(run.vocabulary)}")
@@ -96,7 +99,7 @@ def load(run: Path | str) -> Loaded:
     return Loaded(load_classifier(opened), opened.preprocessing, opened.vocabulary)
 
 
-def _make_classifier(config: TrainConfig, backbone: nn.Module, num_features: int, num_labels: int) -> Classifier:
+def make_classifier(config: TrainConfig, backbone: nn.Module, num_features: int, num_labels: int) -> Classifier:
     """The classifier of these settings, untrained.
 
     Args:

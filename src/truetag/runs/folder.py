@@ -10,6 +10,9 @@ targets.safetensors       what was learnt of the labels before training, where a
 threshold.json            the probability from which predict writes a tag, chosen on the noisy validation tags
 history.jsonl  labels.tsv  skipped.jsonl  tensorboard/  metrics/
 checkpoints/  lock        while it is trained
+
+A folder that `truetag export` wrote for model hubs opens like a run: its config.json has the settings under "truetag",
+and model.safetensors is the classifier, in the names of whoever is to open it.
 """
 
 import dataclasses
@@ -35,9 +38,14 @@ from truetag.io.tensors import State, digest_state, read_tensors, write_tensors
 from truetag.io.text import decode, parse_line, require_file, require_text, shown, text_lines
 from truetag.media.preprocessing import Preprocessing
 from truetag.runs.config import TrainConfig, config_from_dict
-from truetag.runs.paths import require_finished_run, require_new_folder, require_run
+from truetag.runs.paths import is_finished, require_finished_run, require_new_folder, require_run
 
-_PREDICTING = ("config.json", "classifier.safetensors", "backbone.safetensors", "preprocessing.json", "vocabulary.tsv")
+SETTINGS = "truetag"
+"""Where config.json of an exported folder has the settings; its other keys are for timm and transformers."""
+_PREDICTING = (
+    *("config.json", "preprocessing.json", "vocabulary.tsv"),
+    *("classifier.safetensors", "backbone.safetensors", "model.safetensors"),
+)
 _BACKBONE = "backbone."  # how the names of its tensors begin
 
 
@@ -93,6 +101,8 @@ class Run:
         Raises:
             InputError: a file of it is missing or broken.
         """
+        if self.is_exported:
+            return self.load_state("model")
         state = self.load_state("classifier")
         digest = read_tensors(self.folder / "classifier.safetensors")[1].get("backbone")
         if digest is not None:
@@ -117,9 +127,14 @@ class Run:
         return (self.folder / f"{name}.safetensors").is_file()
 
     @property
+    def is_exported(self) -> bool:
+        """Whether it is a folder that `truetag export` wrote."""
+        return self.has_state("model")
+
+    @property
     def is_finished(self) -> bool:
         """Whether training has come to its end."""
-        return self.has_state("classifier")
+        return is_finished(self.folder)
 
     def require_finished(self) -> None:
         """Refuse a run that cannot predict yet.
@@ -216,8 +231,12 @@ def new_folder(folder: Path) -> Iterator[Path]:
     beside = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(beside, ignore_errors=True)  # of a process that was killed here
     beside.mkdir(parents=True)
-    yield beside
-    beside.replace(folder)
+    try:
+        yield beside
+        beside.replace(folder)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
 
 
 def append_history(folder: Path, record: dict[str, Any]) -> None:
@@ -277,6 +296,9 @@ def versions() -> dict[str, str]:
 
 def _read_config(path: Path) -> TrainConfig:
     values = read_json_object(path)
+    values = values.get(SETTINGS, values)
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: {SETTINGS}: expected the settings of a run, got {shown(values)}")
     if missing := [name for name in ("backbone", "resolution", "pooling") if name not in values]:
         raise InputError(f"{path}: expected the settings of a run, {', '.join(missing)} among them")
     try:

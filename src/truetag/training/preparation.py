@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int8, Int64, Shaped
+from jaxtyping import Bool, Float, Int8, Int64, Shaped
 from torch import Tensor
 
 from truetag.data.bags import read_bags
 from truetag.data.batches import FeatureBags, PhotoBags
-from truetag.data.labels import observed_labels
+from truetag.data.labels import observed_labels, soft_tags
 from truetag.data.manifest import Manifest
 from truetag.data.stratify import stratified_split
 from truetag.data.vocabulary import Vocabulary
@@ -55,6 +55,8 @@ class TrainingData:
     source: str
     """What the inputs of the bags come from: the name of their feature cache, or "photos"."""
     skips: SkipList
+    soft: Float[Tensor, "N K"] | None = None
+    """What the manifest's `tag_probabilities` say of each training bag, NaN where nothing; None without any."""
 
     def fingerprint(self) -> str:
         """A name for which rows there are, their labels, and what their inputs come from."""
@@ -62,6 +64,8 @@ class TrainingData:
         for bags in (self.train, self.validation):
             names = [path.name for path in bags.bags.frames.paths] if isinstance(bags, PhotoBags) else []
             parts += ["\0".join([*bags.ids, *names]), bags.labels.contiguous().numpy().tobytes()]
+        if self.soft is not None:
+            parts.append(self.soft.numpy().tobytes())
         return fingerprint(parts)
 
 
@@ -93,6 +97,7 @@ def prepare_data(inputs: TrainingInputs) -> TrainingData:
     usable = _present_files(media.frames, skips) if features is None else features.cached.rows >= 0
     bags: list[Bags] = []
     kept_rows: list[list[int]] = []
+    soft = None
     if features is not None:
         _tell_of_copies(features.cached.rows, int(media.starts[len(train.rows)]))
     for name, part, first in (("train", train, 0), ("validation", validation, len(train.rows))):
@@ -101,17 +106,22 @@ def prepare_data(inputs: TrainingInputs) -> TrainingData:
         chosen, kept = media.select(bags_of_part).keep_frames(usable[frames])
         if not kept:
             raise InputError(f"{manifest.path}: no photo of its {name} rows can be used")
+        rows = [part.rows[index] for index in kept]
         labels = part.labels[kept]
+        if name == "train":
+            soft = soft_tags(manifest.rows.select(rows), inputs.vocabulary)
         if config.level == "frame" and name == "train":
-            labels = labels.repeat_interleave(torch.from_numpy(chosen.lengths), dim=0)
+            lengths = torch.from_numpy(chosen.lengths)
+            labels = labels.repeat_interleave(lengths, dim=0)
+            soft = None if soft is None else soft.repeat_interleave(lengths, dim=0)
             chosen = chosen.each_frame()
         if features is None:
             bags.append(PhotoBags(chosen, labels, inputs.preprocessing))
         else:
             feature_rows = features.cached.rows[frames][usable[frames]]
             bags.append(FeatureBags(features.cached.array, feature_rows, chosen.starts, labels, chosen.ids))
-        kept_rows.append([part.rows[index] for index in kept])
-    return TrainingData(bags[0], bags[1], kept_rows[0], "photos" if features is None else features.name, skips)
+        kept_rows.append(rows)
+    return TrainingData(bags[0], bags[1], kept_rows[0], "photos" if features is None else features.name, skips, soft)
 
 
 def count_labels(labels: Int8[Tensor, "N K"], vocabulary: Vocabulary) -> str:

@@ -22,7 +22,7 @@ from truetag.io.tensors import State, copy_state
 from truetag.io.terminal import Progress
 from truetag.losses import q_likelihood
 from truetag.models.classifier import Classifier
-from truetag.noise_models import NoiseModel, observed_logits
+from truetag.noise_models import NoiseModel
 from truetag.runs.checkpoints import Checkpoint, Position, load_optimiser_state, load_schedule_state, optimiser_state
 from truetag.runs.config import TrainConfig
 from truetag.runs.journal import Journal
@@ -30,7 +30,7 @@ from truetag.training.preparation import Bags, TrainingData
 
 
 class ObservedNetwork(nn.Module):
-    """observe o noise model o classifier: inputs to observed logits; without a noise model, to the true ones."""
+    """Classifier and noise model: inputs to true logits, and to the transition logits that make them observed ones."""
 
     def __init__(self, classifier: Classifier, noise_model: NoiseModel | None, detach_features: bool) -> None:
         super().__init__()
@@ -41,11 +41,14 @@ class ObservedNetwork(nn.Module):
         inputs: Float[Tensor, "B T ..."],
         mask: Bool[Tensor, "B T"] | None = None,
         generator: torch.Generator | None = None,
-    ) -> Float[Tensor, "B K"]:
-        """Logits of p(z=1|I) for bags of photos or features; `generator` decides dropout."""
+    ) -> tuple[Float[Tensor, "B K"], Float[Tensor, "*Q K 2"] | None]:
+        """True and transition logits for bags of photos or features; `generator` decides dropout.
+
+        Without a noise model there are no transition logits: the observed logits are the true ones.
+        """
         true_logits, h = self.classifier(inputs, mask, generator)
         h = h.detach() if self.detach_features else h
-        return observed_logits(true_logits.float(), h.float(), self.noise_model)
+        return true_logits.float(), None if self.noise_model is None else self.noise_model.transition_logits(h.float())
 
 
 @dataclass(frozen=True)
@@ -147,8 +150,8 @@ class Stage:
         for batch in self._rest_of_epoch():
             self._seed()
             with self.accelerator.autocast():
-                logits = self.prepared(batch.inputs, batch.mask, self.generator)
-                loss = q_likelihood(logits, batch.labels, q, self.config.loss)
+                true_logits, transition_logits = self.prepared(batch.inputs, batch.mask, self.generator)
+                loss = q_likelihood(true_logits, batch.labels, q, self.config.loss, transition_logits)
             self.accelerator.backward(loss)
             value = loss.item()
             if problem := self._find_infinity(value):

@@ -2,7 +2,8 @@
 and, where there are no captions to weigh, what each tag probably means (`label_noise.relabelling`).
 
 All of it comes from heads on the mean features of the untrained backbone, out of sample and from noisy labels alone.
-The training labels become soft; the validation labels, which choose the epoch, stay as they were observed.
+The training labels become soft; the validation labels, which choose the epoch, stay as they were observed. Where the
+manifest states `tag_probabilities`, they are the training labels, whatever else was learnt.
 """
 
 from collections.abc import Hashable, Iterator, Sequence
@@ -20,6 +21,7 @@ from truetag.data.batches import FeatureBags, PhotoBags, frame_indices
 from truetag.data.labels import caption_words, decided_labels
 from truetag.io.tensors import State, read_tensors, write_tensors
 from truetag.io.terminal import Progress
+from truetag.label_noise.frequencies import named_if_valid
 from truetag.label_noise.heads import NUM_FOLDS, out_of_sample_logits
 from truetag.label_noise.relabelling import (
     LogitMoments,
@@ -66,10 +68,20 @@ class Targets:
     """The estimated rates; None where none were estimated."""
     logit_moments: LogitMoments | None
     """Mean and deviation of calibrated out-of-sample logits; None where none were computed."""
+    frequencies: Float[Tensor, "K"] | None
+    """How often each label would be present if all captions belonged where they are; None without captions."""
     note: dict[str, Any]
     """What was chosen and why, for chosen.json; empty where nothing was open."""
     messages: list[str]
     """The same in words."""
+
+    @property
+    def doubts_labels(self) -> bool:
+        """Whether observed labels were found to be wrong, so that probabilities say more than they do."""
+        share = self.note.get("share_of_valid_captions")
+        if share is not None:
+            return share < CLEAN_SHARE
+        return self.noise_model is not None and (self.config.noise_model != "none" or self.note["train_on_posterior"])
 
 
 def learn_targets(inputs: TrainingInputs, data: TrainingData, path: Path, writes: bool) -> Targets:
@@ -81,9 +93,16 @@ def learn_targets(inputs: TrainingInputs, data: TrainingData, path: Path, writes
         path: the file that holds what was learnt, for a run that is resumed.
         writes: whether this process writes it.
     """
+    targets = _learn(inputs, data, path, writes)
+    if data.soft is not None:
+        data.train.labels = torch.where(data.soft.isnan(), data.train.labels.float(), data.soft)
+    return targets
+
+
+def _learn(inputs: TrainingInputs, data: TrainingData, path: Path, writes: bool) -> Targets:
     config = inputs.config
     if not config.validity and config.noise_model != "auto":
-        return Targets(config, None, None, {}, [])
+        return Targets(config, None, None, None, {}, [])
     rows = inputs.manifest.rows.select(data.train_rows)
     captions = Captions(*caption_words(rows, inputs.vocabulary)) if config.validity else None
     if path.is_file():
@@ -107,7 +126,8 @@ def learn_targets(inputs: TrainingInputs, data: TrainingData, path: Path, writes
         noise_model = FeatureIndependentNoise(len(inputs.vocabulary), state["missing"], state["incorrect"])
         moments = LogitMoments(state["logit_mean"], state["logit_deviation"])
     messages = note.pop("messages")
-    return Targets(replace(config, **note["chosen"]), noise_model, moments, note, messages)
+    chosen = replace(config, **note["chosen"])
+    return Targets(chosen, noise_model, moments, state.get("frequencies"), note, messages)
 
 
 def learn_from_features(
@@ -127,9 +147,9 @@ def learn_from_features(
         groups: near-duplicates, none of which is learnt from where another is predicted.
 
     Returns:
-        The "validity" of each caption; or the rates of wrong labels with the moments of calibrated logits, and the
-        "posterior" of each label if it is trained on. And a note: the settings that were "chosen", "held_out_ap" of
-        each candidate, and "messages".
+        The "validity" of each caption with the "frequencies" of labels if all were valid; or the rates of wrong labels
+        with the moments of calibrated logits, and the "posterior" of each label if it is trained on. And a note: the
+        settings that were "chosen", "held_out_ap" of each candidate, and "messages".
     """
     state: State = {}
     note: dict[str, Any] = {"chosen": {}, "messages": []}
@@ -142,6 +162,7 @@ def learn_from_features(
             ).cpu()
         validity = caption_validity(logits, captions.words, captions.bags, groups, config.seed)
         state["validity"] = torch.from_numpy(validity.probabilities)
+        state["frequencies"] = named_if_valid(captions.words, captions.bags, validity.probabilities, len(labels))
         note["share_of_valid_captions"] = validity.share
         percent = 100 * validity.share
         note["messages"].append(f"about {percent:.0f} % of {len(captions.bags)} captions belong where they are")

@@ -20,11 +20,12 @@ from torch import Tensor, nn
 from truetag.data.batches import EpochBatches, PhotoBags
 from truetag.data.manifest import read_manifest
 from truetag.data.vocabulary import Vocabulary, function_words, read_vocabulary
-from truetag.evaluation.decisions import best_threshold, decision_scores
+from truetag.evaluation.decisions import best_threshold, decision_scores, expected_f1_thresholds
 from truetag.io.files import remove_leftovers, write_text
 from truetag.io.paths import takes_paths
 from truetag.io.tensors import digest_state
 from truetag.io.terminal import tell
+from truetag.label_noise.frequencies import match_frequencies
 from truetag.label_noise.linear_head import label_frequencies
 from truetag.label_noise.relabelling import match_logits
 from truetag.media.digests import default_cache_folder
@@ -44,6 +45,8 @@ from truetag.training.stage import ObservedNetwork, Stage, stage_settings, train
 from truetag.training.targets import Targets, learn_targets
 
 STATISTICS_BATCHES = 100
+NOISY_OR_STEPS = 4
+"""A noisy-OR follows its biases nearly, not exactly: so often the frequencies are matched."""
 
 
 @takes_paths
@@ -108,12 +111,14 @@ def train(
         noise_model = training.run_stages(None if taken_over is None else taken_over.history)
         if targets.logit_moments is not None and config.freeze_backbone and config.pooling == "mean":
             match_logits(inputs.classifier.head, training.training_logits(), targets.logit_moments)
+        if targets.frequencies is not None:
+            training.match_frequencies(targets.frequencies)
         skips = _gather_skips(bags.skips)
         if writes:
             skips.write(run.folder / "skipped.jsonl")
             if (noise_model := targets.noise_model or noise_model) is not None:
                 save_noise_model(run, noise_model, inputs.classifier.num_noise_features)
-            _choose_threshold(run, training.validation_logits(), bags.validation.labels)
+            _choose_threshold(run, training.validation_logits(), bags.validation.labels, targets.doubts_labels)
             # the last: a run that has it is finished
             run.save_classifier(inputs.classifier.state_dict(), _shared_backbones(config, reading))
             journal.checkpoints.clear()
@@ -217,6 +222,11 @@ class _Training:
         self._run_stage(2, noise_model)
         return noise_model
 
+    def match_frequencies(self, frequencies: Float[Tensor, "K"]) -> None:
+        """Shift the biases, so that each label is as frequent among the training bags as it would be without noise."""
+        for _ in range(1 if self.config.pooling == "mean" else NOISY_OR_STEPS):
+            match_frequencies(self.classifier.head, self.training_logits(), frequencies)
+
     def training_logits(self) -> Float[Tensor, "N K"]:
         """The classifier's logits of all training bags."""
         return self._logits(self.data.train)
@@ -241,13 +251,28 @@ class _Training:
         Stage(settings, network, self.data, self.accelerator, self.journal, self.config).run()
 
 
-def _choose_threshold(run: Run, logits: Float[Tensor, "M K"], labels: Shaped[Tensor, "M K"]) -> None:
-    """Keep the threshold with the best overall F1 of the words that `predict` writes, if there is anything to judge."""
+def _choose_threshold(
+    run: Run, logits: Float[Tensor, "M K"], labels: Shaped[Tensor, "M K"], doubts_labels: bool
+) -> None:
+    """Keep the threshold with the best overall F1 of the words that `predict` writes, if there is anything to judge.
+
+    Args:
+        run: gets the threshold.
+        logits: of the validation bags.
+        labels: theirs, as observed.
+        doubts_labels: whether F1 is what the probabilities let expect, instead of what the observed labels say.
+    """
     left_out = set(function_words(run.vocabulary))
     written = [index for index, word in enumerate(run.vocabulary.words) if word not in left_out]
     probabilities, labels = logits[:, written].sigmoid().cpu(), labels[:, written].cpu()
     if not (labels == 1).any():
         tell("threshold: none could be chosen, as no validation row has a tag; predict and evaluate use 0.5")
+        return
+    if doubts_labels:
+        as_one = probabilities.reshape(-1, 1)
+        threshold = expected_f1_thresholds(as_one, as_one).item()
+        run.save_threshold(threshold)
+        tell(f"threshold: {threshold:.3f} lets expect the best F1 on the validation rows; predict uses it")
         return
     threshold = best_threshold(probabilities, labels)
     run.save_threshold(threshold)

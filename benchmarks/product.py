@@ -18,7 +18,8 @@ from truetag.data.splits import split
 from truetag.data.vocabulary import make_vocabulary
 from truetag.evaluate import evaluate
 from truetag.prediction.inference import predict_manifest
-from truetag.runs.folder import is_run, open_run
+from truetag.runs.folder import open_run
+from truetag.runs.paths import is_run
 from truetag.training.recipes import recipe
 from truetag.training.train import train
 

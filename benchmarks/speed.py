@@ -3,6 +3,7 @@
     python benchmarks/speed.py pooling                                              (a minute on 2 cores)
     python benchmarks/speed.py likelihood                                           (two minutes, one thread)
     python benchmarks/speed.py features --photos FLICKR8K/images                    (two minutes)
+    python benchmarks/speed.py tagging --photos FLICKR8K/images --run RUN           (with Ray, if it is here)
     python benchmarks/speed.py decoding --clips CLIPS/clips                         (clips of make_clips.py; a minute)
     python benchmarks/speed.py checkpoints --data MANIFEST --vocabulary V.tsv --work WORK     (ten minutes)
     python benchmarks/speed.py clip-memory                                          (peak memory of a step; ten minutes)
@@ -12,6 +13,7 @@
 Expected: speed.md.
 """
 
+import importlib.util
 import itertools
 import resource
 import shutil
@@ -27,6 +29,7 @@ from typing import Any
 
 import av
 import numpy as np
+import pyarrow as pa
 import torch
 import tyro
 from av.video.reformatter import VideoReformatter
@@ -34,6 +37,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
+from truetag import Tagger, load
 from truetag import pooling as poolings
 from truetag.captioning.decode import Decoding, write_sentences
 from truetag.issues import count_label_issues, find_label_issues
@@ -250,6 +254,44 @@ def features(photos: Path, num_photos: int = 384, rounds: int = 3) -> None:
     print(f"largest difference of a feature: {np.abs(ours() - bare()).max():.1e}")
 
 
+def tagging(photos: Path, run: Path, num_photos: int = 384, rounds: int = 3) -> None:
+    """A `Tagger` against a bare loop over the same photos with the same weights; and Ray Data, if it is installed."""
+    paths = sorted(map(str, photos.glob("*.jpg")))[:num_photos]
+    tagger, loaded = Tagger(run, device="cpu"), load(run)
+    classifier, side = loaded.classifier.cpu(), loaded.preprocessing.resolution
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (loaded.preprocessing.mean, loaded.preprocessing.std))
+    filter_ = Image.Resampling[loaded.preprocessing.interpolation.upper()]
+
+    def bare() -> Tensor:
+        batches = []
+        with torch.inference_mode():
+            for start in range(0, len(paths), BATCH_SIZE):
+                pixels = []
+                for path in paths[start : start + BATCH_SIZE]:
+                    photo = Image.open(path).convert("RGB").resize((side, side), filter_)
+                    pixels.append((torch.from_numpy(np.array(photo)).permute(2, 0, 1) / 255 - mean) / std)
+                batches.append(classifier(torch.stack(pixels).unsqueeze(1))[0].sigmoid())
+        return torch.cat(batches)
+
+    contents = [Path(path).read_bytes() for path in paths]
+    ways: dict[str, Callable[[], object]] = {
+        "bare loop": bare,
+        "Tagger, paths": lambda: tagger({"path": paths}),
+        "Tagger, bytes": lambda: tagger({"image": contents}),
+    }
+    if importlib.util.find_spec("ray"):
+        import ray  # pyright: ignore[reportMissingImports]
+
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+        rows = ray.data.from_arrow(pa.table({"path": paths})).repartition(len(paths) // BATCH_SIZE).materialize()
+        ways["Tagger, Ray Data on two workers"] = lambda: rows.map_batches(tagger, batch_format="pyarrow").materialize()
+    compare(ways, rounds)
+    top = bare().max(1).values.numpy()
+    tagged = tagger({"path": paths})
+    pairs = [(values[0], best) for values, best in zip(tagged["probabilities"], top, strict=True) if len(values)]
+    print(f"largest difference of a photo's best tag: {max(abs(a - b) for a, b in pairs):.1e}")
+
+
 def decoding(clips: Path, num_clips: int = 100, rounds: int = 5) -> None:
     """Frames of clips against bare PyAV loops that are given the numbers of the wanted frames."""
     paths = sorted(clips.glob("*.mp4"))[:num_clips]
@@ -361,5 +403,8 @@ def clip_memory(frames_at_a_time: int = 2) -> None:
 
 
 if __name__ == "__main__":
-    measurements = (captions, issues, pooling, likelihood, features, decoding, checkpoints, clip_memory)
+    measurements = (
+        *(captions, issues, pooling, likelihood, features, tagging),
+        *(decoding, checkpoints, clip_memory),
+    )
     tyro.extras.subcommand_cli_from_dict({measure.__name__.replace("_", "-"): measure for measure in measurements})

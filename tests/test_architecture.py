@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "truetag"
 
 ROOMS = [
     "errors",
+    "truth",
     "law",
     "io",
     "evaluation",
@@ -20,6 +21,7 @@ ROOMS = [
     "models",
     "training",
     "prediction",
+    "tagger",
     "audit",
     "captioning",
     "export",
@@ -33,17 +35,23 @@ ROOMS = [
 LAW = {"latent", "likelihood", "pooling", "noise_models", "losses", "optimisation", "em"}
 """The law stays at the root: functions of tensors."""
 ROOM_OF_FILE = dict.fromkeys(LAW, "law") | {
-    **{"crossfit": "estimator", "issues": "estimator", "criterion": "estimator", "compare": "evaluate"},
+    **{
+        "crossfit": "estimator",
+        "issues": "estimator",
+        "criterion": "estimator",
+        "compare": "evaluate",
+        "scoring": "evaluate",
+    },
     **dict.fromkeys(("doctor", "tag", "__main__"), "cli"),
 }
 """Files at the root whose room has another name."""
 MAY_NAME_TRUE_LABELS = {
     # the file format, what writes it, and the one reader of labels
     *("data.rows", "data.labels", "data.readers", "data.columns", "data.table_rows", "data.imports", "data.importing"),
-    *("data.corruption", "evaluate", "compare", "captioning.evaluate"),
+    *("data.corruption", "evaluate", "scoring", "compare", "captioning.evaluate"),
     *("reports", "demo"),
 }
-READERS_OF_TRUE_LABELS = {"data.labels", "data.corruption", "evaluate", "compare", "reports", "demo"}
+READERS_OF_TRUE_LABELS = {"data.labels", "data.corruption", "evaluate", "scoring", "compare", "reports", "demo"}
 """Only these may ask `label_matrix` or `caption_counts` for labels other than the observed ones."""
 
 
@@ -111,7 +119,7 @@ def test_prediction_reaches_no_noise_model():
     """At test time, here or elsewhere, the noise model is dropped: not even an indirect import leads there."""
     for name in (name for name in modules() if name.startswith(("prediction.", "export."))):
         reached = reachable(name)
-        assert not reached & {"noise_models", "em", "latent", "evaluate", "runs.noise_model"}, name
+        assert not reached & {"noise_models", "em", "latent", "evaluate", "scoring", "runs.noise_model"}, name
         assert not {room_of(other) for other in reached} & {"training"}, name
     assert "models.classifier" in reachable("prediction.tagging")
 

@@ -10,6 +10,7 @@ import truetag.evaluation.ranking
 import truetag.latent
 import truetag.noise_models
 import truetag.pooling
+import truetag.tagger
 from truetag.training.recipes import RECIPES
 
 PROMISED = {
@@ -22,6 +23,8 @@ PROMISED = {
     truetag.evaluation.ranking.average_precision: ["scores", "labels"],
     truetag.evaluation.ranking.count_average_precision: ["scores", "counts", "captions_per_image"],
     truetag.data.corruption.swap_captions: ["captions", "num_swapped", "generator"],
+    truetag.tagger.Tagger: ["run"],
+    truetag.tagger.Tagger.__call__: ["self", "batch"],
     truetag.data.corruption.flip_labels: ["labels", "missing_rate", "incorrect_rate", "generator"],
 }
 

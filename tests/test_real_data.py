@@ -13,7 +13,7 @@ from truetag.data.manifest import read_manifest
 from truetag.data.splits import split
 from truetag.data.vocabulary import make_vocabulary, read_vocabulary
 from truetag.evaluate import evaluate
-from truetag.models.backbones import OFFLINE_PACKAGE
+from truetag.runs.config import OFFLINE_PACKAGE
 from truetag.training.recipes import recipe
 from truetag.training.train import train
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from truetag.issues import example_quality as example_quality
     from truetag.issues import find_label_issues as find_label_issues
     from truetag.models.building import load as load
+    from truetag.tagger import Tagger as Tagger
 
 __version__ = "0.1.0"
 
@@ -24,6 +25,7 @@ _NAMES = {
     "count_label_issues": "issues",
     "example_quality": "issues",
     "load": "models.building",
+    "Tagger": "tagger",
     "known_labels_scorer": "crossfit",
 }
 

@@ -34,7 +34,7 @@ def _show_import(summary: Any) -> str:
 
 
 def _show_audit(found: Any) -> str:
-    return importlib.import_module("truetag.audit.find").format_audit(found)
+    return importlib.import_module("truetag.audit.found").format_audit(found)
 
 
 def _show_metrics(metrics: Any) -> str:

@@ -13,7 +13,6 @@ from torch import Tensor
 from truetag.data.labels import label_matrix
 from truetag.data.manifest import Manifest, read_manifest
 from truetag.errors import InputError
-from truetag.evaluate import Truth, best_truth, caption_counts_of, score
 from truetag.evaluation.decisions import DEFAULT_THRESHOLD
 from truetag.evaluation.significance import PairedDifference, paired_bootstrap
 from truetag.io.files import write_json
@@ -21,7 +20,10 @@ from truetag.io.paths import takes_paths
 from truetag.io.text import shown
 from truetag.media.files import Reading
 from truetag.prediction.inference import predict_manifest
-from truetag.runs.folder import Run, is_run, open_run
+from truetag.runs.folder import Run, open_run
+from truetag.runs.paths import is_run
+from truetag.scoring import best_truth, caption_counts_of, score
+from truetag.truth import Truth
 
 SCORES = ("mean_ap", "count_mean_ap", "of1", "cf1", "ece")
 """The scores of the table, by their names in the metrics file."""

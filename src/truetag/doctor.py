@@ -6,17 +6,17 @@ import os
 import platform
 import shutil
 
-import torch
-
 from truetag.captioning.java import INSTALL, is_installed
 from truetag.data.vocabulary import SPACY_MODEL
-from truetag.export.onnx import PACKAGES
+from truetag.export.requirements import PACKAGES
 from truetag.media.digests import default_cache_folder
-from truetag.models.backbones import OFFLINE_BACKBONE, OFFLINE_PACKAGE
+from truetag.runs.config import OFFLINE_BACKBONE, OFFLINE_PACKAGE
 
 
 def doctor() -> str:
     """Show what this machine can do, and what to install for the rest."""
+    import torch  # here, as the help needs none
+
     lines = [("truetag", importlib.metadata.version("truetag"))]
     lines.append(("python", f"{platform.python_version()} on {platform.platform()}"))
     lines.append(("torch", f"{torch.__version__}, {torch.get_num_threads()} threads on {os.cpu_count()} processors"))

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from truetag.errors import InputError
 from truetag.evaluation.ranking import average_precision, mean_over_labels
+from truetag.io.devices import find_device
 from truetag.io.terminal import Progress
 from truetag.label_noise.heads import NUM_FOLDS, FittedHead, fit_head
 from truetag.label_noise.observed_labels import as_groups, as_weights, observed_labels
@@ -174,7 +175,7 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
             TypeError: `X` is sparse.
         """
         candidate_settings = self.head_settings()
-        self._device()  # refuses what is not here
+        find_device(self.device)  # refuses what is not here
         features = self._features(X, reset=True)
         given = observed_labels(y, len(features))
         labels = given.matrix
@@ -372,18 +373,7 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
                 features = validate_data(self, X, reset=reset, dtype=np.float32)
         except ValueError as error:
             raise InputError(str(error)) from None
-        return torch.from_numpy(np.require(features, requirements=["C", "W"])).to(self._device())
-
-    def _device(self) -> torch.device:
-        if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            return torch.empty(0, device=self.device).device
-        except (RuntimeError, AssertionError, TypeError) as error:  # what torch raises depends on how it was built
-            reason = str(error).partition("\n")[0]
-            raise InputError(
-                f"device: expected 'auto' or a device that is here, got {self.device!r}: {reason}"
-            ) from None
+        return torch.from_numpy(np.require(features, requirements=["C", "W"])).to(find_device(self.device))
 
     def _logits(self, features: Float32[Tensor, "N D"]) -> Float64[Tensor, "N K"]:
         return torch.cat([self.head_(features[part]).double().cpu() for part in _parts(len(features))])

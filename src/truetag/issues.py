@@ -17,13 +17,13 @@ from jaxtyping import Float32, Float64
 
 from truetag.errors import InputError
 from truetag.label_noise.observed_labels import LabelReader
+from truetag.label_noise.settings import MIN_PROBABILITY
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MISSING, INCORRECT = "missing", "incorrect"
 ADD, REMOVE = "add", "remove"
-MIN_PROBABILITY = 0.5
 _CELLS_AT_A_TIME = 2**20
 _NORMAL_975 = 1.959964  # the normal distribution's 97.5 % quantile
 

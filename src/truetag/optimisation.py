@@ -5,10 +5,10 @@ Both training loops use these: the one in memory (`label_noise.heads`) and the o
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
 
 SGD_MOMENTUM = 0.9
 WARMUP = 0.1
@@ -73,7 +73,9 @@ def stage2_learning_rate(learning_rate: float, given: float | None, stage1_epoch
     return learning_rate * STAGE2_SHARE if stage1_epochs else learning_rate
 
 
-def parameter_groups(parameters: Iterable[Tensor], learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(
+    parameters: Iterable["torch.Tensor"], learning_rate: float, weight_decay: float
+) -> list[dict[str, Any]]:
     """The trainable parameters: matrices decay, vectors do not."""
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
     matrices = [parameter for parameter in trainable if parameter.ndim > 1]
@@ -84,7 +86,7 @@ def parameter_groups(parameters: Iterable[Tensor], learning_rate: float, weight_
 
 def make_optimiser(
     groups: Sequence[dict[str, Any]], modules: Iterable[Any], kind: Literal["adamw", "sgd"] = "adamw"
-) -> torch.optim.Optimizer:
+) -> "torch.optim.Optimizer":
     """An optimiser of all trainable parameters of `modules`.
 
     Raises:
@@ -98,14 +100,18 @@ def make_optimiser(
                 raise ValueError(
                     f"parameter_groups: expected every parameter of {kind_of_module}, got none for {name!r}"
                 )
+    import torch  # here, as the settings of a command are shown without it
+
     if kind == "adamw":
         return torch.optim.AdamW(list(groups), fused=True)
     return torch.optim.SGD(list(groups), momentum=SGD_MOMENTUM)
 
 
-def make_schedule(optimiser: torch.optim.Optimizer, num_steps: int) -> torch.optim.lr_scheduler.LambdaLR:
+def make_schedule(optimiser: "torch.optim.Optimizer", num_steps: int) -> "torch.optim.lr_scheduler.LambdaLR":
     """The learning rates of `optimiser` over `num_steps` steps: see `learning_rate_share`."""
-    return torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: learning_rate_share(step, num_steps))
+    from torch.optim.lr_scheduler import LambdaLR
+
+    return LambdaLR(optimiser, lambda step: learning_rate_share(step, num_steps))
 
 
 def learning_rate_share(step: int, num_steps: int, warmup: float = WARMUP) -> float:

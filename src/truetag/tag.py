@@ -19,7 +19,7 @@ from truetag.io.fingerprints import fingerprint_file
 from truetag.io.paths import takes_paths
 from truetag.io.terminal import tell
 from truetag.io.text import parse_json
-from truetag.models.backbones import OFFLINE_PACKAGE
+from truetag.runs.config import OFFLINE_PACKAGE
 
 HELD_OUT = 0.1
 """The share of the rows to validate on, and to evaluate on, where the table does not say."""

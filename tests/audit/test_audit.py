@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from truetag.audit.find import audit, format_audit
+from truetag.audit.find import audit
+from truetag.audit.found import format_audit
 from truetag.cli import main
 from truetag.data.manifest import read_manifest
 from truetag.data.vocabulary import function_words

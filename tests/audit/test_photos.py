@@ -7,7 +7,8 @@ import torch
 from scipy.spatial.distance import cdist
 
 from truetag.audit.clean import clean
-from truetag.audit.find import audit, format_audit
+from truetag.audit.find import audit
+from truetag.audit.found import format_audit
 from truetag.audit.photos import find_photo_issues, nearest_neighbours
 from truetag.data.manifest import write_manifest
 

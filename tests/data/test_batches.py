@@ -7,7 +7,7 @@ from PIL import Image
 
 from truetag.data.bags import bags_of_files, join_bags
 from truetag.data.batches import EpochBatches, FeatureBags, PhotoBags, even_batches, frame_indices, stream_photos
-from truetag.media.photos import Preprocessing
+from truetag.media.preprocessing import Preprocessing
 
 PLAIN = Preprocessing(4, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 

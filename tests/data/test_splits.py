@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from truetag.data.manifest import Row, iterate_rows, read_manifest, write_manifest
-from truetag.data.splits import assign_by_list, split, stratified_split
+from truetag.data.splits import assign_by_list, split
+from truetag.data.stratify import stratified_split
 from truetag.errors import InputError
 
 ROWS: list[Row] = [

@@ -14,7 +14,7 @@ from truetag.evaluate import evaluate
 from truetag.export.card import model_card
 from truetag.export.export import export
 from truetag.export.taggers import preprocessing_steps
-from truetag.media.photos import Preprocessing
+from truetag.media.preprocessing import Preprocessing
 
 
 def test_the_bundle_for_taggers(plain_run, tmp_path):

@@ -14,6 +14,7 @@ import torch
 
 from truetag.errors import InputError
 from truetag.export import onnx as export_onnx
+from truetag.export import requirements
 from truetag.export.export import export
 from truetag.media.photos import read_photo
 from truetag.models.building import load_classifier
@@ -109,7 +110,7 @@ def test_too_large_for_one_file(plain_run, tmp_path, monkeypatch):
 
 
 def test_without_the_extra(plain_run, tmp_path, monkeypatch):
-    monkeypatch.setattr(export_onnx, "PACKAGES", ("onnx", "onnx_that_is_missing"))
+    monkeypatch.setattr(requirements, "PACKAGES", ("onnx", "onnx_that_is_missing"))
     with pytest.raises(InputError, match=r"needs onnx_that_is_missing: pip install 'truetag\[export\]'"):
         export(plain_run.folder, tmp_path / "out", "taggers")
 

@@ -26,7 +26,7 @@ import torch
 import truetag.io.tensors
 import truetag.models.features
 import truetag.prediction.table
-import truetag.prediction.tagging
+import truetag.prediction.tagged_bags
 import truetag.runs.folder
 import truetag.training.stage
 import truetag.training.train
@@ -74,7 +74,7 @@ def run(data: Path, work: Path, frozen: bool, point: str = "", count: int = 0, p
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
         # every batch reaches the disk, as it does in a real run every ten seconds
-        truetag.models.features._FLUSH_SECONDS = truetag.prediction.tagging._FLUSH_SECONDS = -1.0  # type: ignore[assignment]
+        truetag.models.features._FLUSH_SECONDS = truetag.prediction.tagged_bags._FLUSH_SECONDS = -1.0  # type: ignore[assignment]
         _announce(point, count, pipe)
         code = max(main(arguments) for arguments in commands(data, work, frozen))
     finally:

@@ -18,7 +18,8 @@ from faults.broken_photos import encode, make_broken_photos, make_odd_photos, pn
 from PIL import Image
 
 from truetag.media import photos
-from truetag.media.photos import MediaError, Preprocessing, read_photo
+from truetag.media.photos import MediaError, read_photo
+from truetag.media.preprocessing import Preprocessing
 
 # Pillow warns of some odd files, and a user's run goes on
 pytestmark = pytest.mark.filterwarnings("ignore")

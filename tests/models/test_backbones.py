@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 from truetag.errors import InputError
-from truetag.models.backbones import OFFLINE_PACKAGE, digest_weights, load_backbone, offline_weights
+from truetag.models.backbones import digest_weights, load_backbone, offline_weights
+from truetag.runs.config import OFFLINE_PACKAGE
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,8 @@ from truetag.data.bags import MediaBags, starts_of
 from truetag.data.manifest import iterate_rows, read_manifest, write_manifest
 from truetag.errors import InputError
 from truetag.media.files import MediaFiles, Reading
-from truetag.media.photos import Preprocessing, read_photo
+from truetag.media.photos import read_photo
+from truetag.media.preprocessing import Preprocessing
 from truetag.models.classifier import Classifier
 from truetag.prediction.inference import BATCH_SIZE, extract_batches, group_bags, predict_manifest
 

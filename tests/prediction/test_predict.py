@@ -8,11 +8,13 @@ import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
-import truetag.prediction.tagging
+import truetag.prediction.tagged_bags
 from truetag.data.manifest import read_manifest
 from truetag.data.vocabulary import Vocabulary, write_vocabulary
 from truetag.errors import InputError
@@ -156,7 +158,7 @@ def test_photos_that_training_has_cached_are_not_decoded_again(tiny, frozen_run,
 def test_a_stopped_prediction_from_the_cache_goes_on(tiny, frozen_run, tmp_path, monkeypatch):
     photos, options = sorted((tiny / "photos").glob("*.jpg")), {"threshold": 0.0, "function_words": True}
     predict(frozen_run.folder, photos, tmp_path / "whole.jsonl", **options)
-    choose_tags, calls = truetag.prediction.tagging._choose_tags, []
+    choose_tags, calls = truetag.prediction.tagged_bags._choose_tags, []
 
     def stop_at_the_second(*arguments):
         calls.append(arguments[1])
@@ -164,7 +166,7 @@ def test_a_stopped_prediction_from_the_cache_goes_on(tiny, frozen_run, tmp_path,
             raise KeyboardInterrupt
         return choose_tags(*arguments)
 
-    monkeypatch.setattr("truetag.prediction.tagging._choose_tags", stop_at_the_second)
+    monkeypatch.setattr("truetag.prediction.tagged_bags._choose_tags", stop_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         predict(frozen_run.folder, photos, tmp_path / "p.jsonl", **options)
     predict(frozen_run.folder, photos, tmp_path / "p.jsonl", **options)
@@ -220,3 +222,80 @@ def test_function_words_are_left_out_before_the_top_k(tiny, tiny_run, tmp_path, 
     for row, full in zip(read_rows(tmp_path / "p.jsonl"), read_rows(tmp_path / "all.jsonl"), strict=True):
         assert len(full["tags"]) == len(words)
         assert row["tags"] == [tag for tag in full["tags"] if tag not in words[:4]][:3]
+
+
+def parts_of(out, count):
+    return [out.with_name(f"{out.stem}-{number:05d}-of-{count:05d}{out.suffix}") for number in range(1, count + 1)]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+def test_the_parts_joined_in_order_are_the_whole(tiny, tiny_run, tmp_path, suffix):
+    """Of a manifest's split, a folder and a photo at once; one photo is broken, in the middle of a part."""
+    folder = shutil.copytree(tiny / "photos", tmp_path / "photos")
+    (folder / "test-00007.jpg").write_bytes(b"broken")
+    inputs = [tiny / "scenes.jsonl", folder, tiny / "photos" / "test-00003.jpg"]
+    out, options = tmp_path / f"tags{suffix}", {"split": "test", "top_k": 3}
+    count = predict(tiny_run.folder, inputs, out, **options)
+    parts = parts_of(out, 5)
+    assert (
+        sum(predict(tiny_run.folder, inputs, out, shard=f"{number}/5", **options) for number in (3, 1, 5, 2, 4))
+        == count
+    )
+    if suffix == ".parquet":
+        assert pa.concat_tables(map(pq.read_table, parts)).to_pylist() == pq.read_table(out).to_pylist()
+    else:
+        lines = [part.read_text().splitlines(keepends=True) for part in parts]
+        header = lines[0][:1] if suffix == ".csv" else []
+        assert "".join(header + [line for part in lines for line in part[len(header) :]]) == out.read_text()
+    skipped = "".join(p.read_text() for p in sorted(tmp_path.glob("tags-*.skipped.jsonl")))
+    assert skipped == (tmp_path / f"{out.name}.skipped.jsonl").read_text()
+    assert not list(tmp_path.glob("*.partial.jsonl"))
+
+
+def test_more_parts_than_rows(tiny, tiny_run, tmp_path, capsys):
+    """Parts without rows are tables without rows: a job array does not fail for it."""
+    photos = sorted((tiny / "photos").glob("test-*.jpg"))[:2]
+    out = tmp_path / "tags.parquet"
+    assert [predict(tiny_run.folder, photos, out, shard=f"{number}/3") for number in (1, 2, 3)] == [0, 1, 1]
+    assert "nothing tagged" in capsys.readouterr().err
+    tables = [pq.read_table(part) for part in parts_of(out, 3)]
+    assert [len(table) for table in tables] == [0, 1, 1]
+    assert tables[0].schema == tables[1].schema
+
+
+def test_a_part_decodes_its_own_clips_alone(tiny_run, tmp_path):
+    for number in range(4):
+        (tmp_path / f"{number}.mp4").write_bytes(b"no clip")
+    Image.new("RGB", (8, 8)).save(tmp_path / "5.png")
+    assert predict(tiny_run.folder, [tmp_path], tmp_path / "p.csv", shard="5/5") == 1
+    assert not list(tmp_path.glob("*.skipped.jsonl"))
+
+
+def test_a_part_goes_on_where_it_was_stopped(tiny, tiny_run, tmp_path, monkeypatch):
+    monkeypatch.setattr("truetag.prediction.inference.BATCH_SIZE", 4)
+    monkeypatch.setattr("truetag.prediction.tagged_bags.BATCH_SIZE", 4)
+    choose_tags, calls = truetag.prediction.tagged_bags._choose_tags, []
+
+    def stop_at_the_second(bags, indices, *others):
+        calls.append(indices)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return choose_tags(bags, indices, *others)
+
+    monkeypatch.setattr("truetag.prediction.tagged_bags._choose_tags", stop_at_the_second)
+    options = {"split": "test", "shard": "2/2"}
+    with pytest.raises(KeyboardInterrupt):
+        predict(tiny_run.folder, [tiny / "scenes.jsonl"], tmp_path / "p.jsonl", **options)
+    assert [path.name for path in tmp_path.iterdir()] == ["p-00002-of-00002.jsonl.partial.jsonl"]
+    predict(tiny_run.folder, [tiny / "scenes.jsonl"], tmp_path / "p.jsonl", **options)
+    assert calls == [[0, 1, 2, 3], [4, 5, 6, 7], [4, 5, 6, 7]]
+    assert len(read_rows(tmp_path / "p-00002-of-00002.jsonl")) == 8
+
+
+@pytest.mark.parametrize("shard", ["0/4", "5/4", "1", "1/0", "-1/4", "a/b", "1/4/2", "", "1.0/4", "٣/4"])
+def test_wrong_parts_are_refused(tiny, tiny_run, tmp_path, shard):
+    with pytest.raises(
+        InputError, match=r"shard: expected NUMBER/COUNT, from 1/COUNT to COUNT/COUNT, such as 3/64, got"
+    ):
+        predict(tiny_run.folder, [tiny / "photos"], tmp_path / "p.csv", shard=shard)
+    assert not list(tmp_path.iterdir())

@@ -7,7 +7,7 @@ from PIL import Image
 
 from truetag.data.bags import bags_of_files, join_bags
 from truetag.data.vocabulary import Vocabulary
-from truetag.media.photos import Preprocessing
+from truetag.media.preprocessing import Preprocessing
 from truetag.models.classifier import Classifier
 from truetag.prediction.region_maps import draw_region_maps
 from truetag.prediction.tagging import predict

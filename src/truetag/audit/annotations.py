@@ -14,9 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from truetag.audit.decisions import PERSON, Action, Change, Suggestion, Wanted, now, read_decisions
-from truetag.data.bags import media_name
-from truetag.data.labels import observed_labels
-from truetag.data.rows import Row
+from truetag.data.rows import Row, media_name
 from truetag.data.vocabulary import Vocabulary
 from truetag.data.words import normalise, word_matcher
 from truetag.errors import InputError
@@ -181,6 +179,8 @@ def _of_fiftyone(path: Path, content: dict[str, Any], rows: Sequence[Row], sugge
     # what is not among the classes was not there to be taken away
     seen = sorted(_names(str(path), classes or []).union(*tags_of.values()))
     answered = [row | {"tags": row.get("tags") or []} for row in rows if row["id"] in tags_of]
+    from truetag.data.labels import observed_labels  # here, as it imports torch
+
     present = observed_labels(answered, Vocabulary(tuple(seen), ("-",) * len(seen), (0,) * len(seen))) == 1
     suggested_of: defaultdict[str, set[str]] = defaultdict(set)
     for suggestion in suggested:

@@ -13,9 +13,8 @@ from typing import Any
 
 from truetag.audit.annotations import read_annotations
 from truetag.audit.decisions import PERSON, Change, Suggestion, Wanted, read_issues, soften, surest
-from truetag.data.labels import ANY_TAG
 from truetag.data.manifest import iterate_rows, read_header, relative_root, write_manifest
-from truetag.data.rows import PROBABILITIES, Row
+from truetag.data.rows import ANY_TAG, PROBABILITIES, Row
 from truetag.data.words import normalise, word_matcher
 from truetag.errors import InputError
 from truetag.io.files import refuse_existing, refuse_overwriting

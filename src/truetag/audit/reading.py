@@ -12,12 +12,12 @@ from scipy import sparse
 from torch import Tensor
 
 from truetag.audit.evidence import Evidence, Records
-from truetag.data.bags import MediaBags, media_name, read_bags
+from truetag.data.bags import MediaBags, read_bags
 from truetag.data.batches import FeatureBags
 from truetag.data.copies import digests_of, groups_with_copies
 from truetag.data.labels import caption_words, decided_labels, observed_labels, tag_sources
 from truetag.data.manifest import iterate_rows, read_manifest, stream_rows
-from truetag.data.rows import Row
+from truetag.data.rows import Row, media_name
 from truetag.data.table_rows import read_tags
 from truetag.data.vocabulary import Vocabulary, function_words
 from truetag.data.words import normalise
@@ -31,7 +31,7 @@ from truetag.models.backbones import digest_weights, load_backbone
 from truetag.models.building import load_classifier
 from truetag.models.classifier import Classifier
 from truetag.models.features import cached_features, feature_spec
-from truetag.prediction.tagging import MANIFEST_SUFFIXES
+from truetag.prediction.inputs import MANIFEST_SUFFIXES
 from truetag.runs.folder import Run, open_run, read_json_object
 from truetag.training.targets import CHOSEN_FIELDS, batches_of_means
 

@@ -33,8 +33,9 @@ from truetag.io.text import counted
 from truetag.media.files import Reading, SkipList
 from truetag.runs.checkpoints import Checkpoint, Position, load_optimiser_state, load_schedule_state, optimiser_state
 from truetag.runs.config import require_same
-from truetag.runs.folder import is_run, lock_run, require_new_folder
+from truetag.runs.folder import lock_run
 from truetag.runs.journal import Journal
+from truetag.runs.paths import is_run, require_new_folder
 
 STAGE = 1
 

@@ -19,7 +19,8 @@ from truetag.io.paths import takes_paths
 from truetag.io.terminal import Progress, tell
 from truetag.io.text import counted
 from truetag.media.files import Reading, SkipList
-from truetag.prediction.tagging import MANIFEST_SUFFIXES, list_bags
+from truetag.prediction.inputs import MANIFEST_SUFFIXES
+from truetag.prediction.listing import list_bags
 
 OUTPUT_SUFFIXES = (".json", ".csv", ".parquet")
 

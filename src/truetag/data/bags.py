@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from truetag.data.manifest import Manifest
-from truetag.data.rows import Row
 from truetag.errors import InputError
 from truetag.io.text import shown
 from truetag.media.clips import CLIP_SUFFIXES, NUM_FRAMES
@@ -85,11 +84,6 @@ class _Item(NamedTuple):
     is_clip: bool
 
 
-def media_name(row: Row) -> str | None:
-    """The file of a row, as the manifest names it: its photo or clip, or the first of its frames."""
-    return row.get("image") or row.get("video") or next(iter(row.get("frames") or ()), None)
-
-
 def read_bags(
     manifest: Manifest,
     rows: datasets.Dataset | None = None,
@@ -157,6 +151,7 @@ def join_bags(parts: Sequence[MediaBags]) -> MediaBags:
             _chain(part.frames.ids for part in parts),
             _chain(part.frames.paths for part in parts),
             _chain(part.frames.roots for part in parts),
+            _chain(part.frames.contents or [None] * len(part.frames) for part in parts),
         ),
         starts_of(lengths),
     )

@@ -14,7 +14,8 @@ from torch.utils.data import Dataset, Sampler
 
 from truetag.data.bags import MediaBags
 from truetag.media.files import MediaFiles, Skipped
-from truetag.media.photos import MediaError, Preprocessing
+from truetag.media.photos import MediaError
+from truetag.media.preprocessing import Preprocessing
 
 Pick = tuple[int, bool]
 """The index of a bag in a data set, and whether its photos are mirrored."""

@@ -15,7 +15,7 @@ from scipy import sparse
 from torch import Tensor
 
 from truetag.data.manifest import Rows, stream_rows
-from truetag.data.rows import PROBABILITIES, Row
+from truetag.data.rows import ANY_TAG, PROBABILITIES, Row
 from truetag.data.vocabulary import Vocabulary
 from truetag.data.words import normalise, word_matcher
 from truetag.errors import InputError
@@ -25,16 +25,7 @@ LabelSource = Literal["observed", "captions", "tags", "true"]
 CaptionSource = Literal["observed", "captions", "true"]
 
 OBSERVED_FIELDS = ("id", "captions", "tags", "unknown_tags", "verified_tags", "rejected_tags")
-ANY_TAG = "*"
-"""In `unknown_tags`: every tag that the row does not name."""
 TRUE_FIELDS = ("true_captions", "true_tags")
-TRUTH_IN_WORDS = {
-    "observed": "words of the captions, and tags",
-    "captions": "words of the captions",
-    "tags": "the tags as given, noise included",
-    "true": "true tags or captions, which training never sees",
-}
-"""What a score says of the labels that it was measured against."""
 
 
 def observed_labels(rows: Rows, vocabulary: Vocabulary) -> Int8[Tensor, "N K"]:

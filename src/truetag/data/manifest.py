@@ -12,13 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import config
-from datasets.exceptions import DatasetGenerationError
 
 from truetag.data.rows import (
     FIELDS,
@@ -36,11 +33,20 @@ from truetag.io.files import replacing
 from truetag.io.fingerprints import fingerprint_file
 from truetag.io.text import one_line, parse_line, require_file, shown, text_lines
 
+if TYPE_CHECKING:
+    import datasets
+
 ROWS_PER_WRITE = 1000
 ROWS_PER_READ = 1000
 _TABLES = (".csv", ".tsv", ".txt", ".json", ".xlsx")
+_SCHEMA = pa.schema(
+    {name: pa.string() for name in TEXT_FIELDS}
+    | {name: pa.list_(pa.string()) for name in LIST_FIELDS}
+    | {PROBABILITIES: pa.list_(pa.struct({"tag": pa.string(), "probability": pa.float64()}))}
+)
 
-Rows = Iterable[Row] | datasets.Dataset
+Rows = Iterable[Any]
+"""A list of rows, a stream of them, or a memory-mapped `datasets.Dataset`."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,7 @@ class Manifest:
     """A manifest, read and checked: `rows` is memory-mapped, and an absent field is None."""
 
     path: Path
-    rows: datasets.Dataset
+    rows: "datasets.Dataset"
     header: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -73,7 +79,7 @@ class Manifest:
         """The media root with a slash at its end; symbolic links are not resolved."""
         return os.path.join(os.path.abspath(self.media_root), "")  # noqa: PTH100, PTH118
 
-    def in_split(self, split: str | None) -> datasets.Dataset:
+    def in_split(self, split: str | None) -> "datasets.Dataset":
         """The rows of one split (all rows for None), in file order.
 
         Raises:
@@ -102,11 +108,16 @@ def read_manifest(path: Path | str) -> Manifest:
     """
     path = Path(path)
     header = read_header(path)
+    import datasets  # here, as it takes longer than to find most mistakes
+    from datasets import config
+    from datasets.exceptions import DatasetGenerationError
+
+    features = datasets.Features.from_arrow_schema(_SCHEMA)
     datasets.disable_progress_bars()
     # the digest gives a changed file a new cache entry
     arguments = {"path": str(path.resolve()), "digest": fingerprint_file(path)}
     try:
-        rows = datasets.Dataset.from_generator(_checked_rows, features=_FEATURES, gen_kwargs=arguments)
+        rows = datasets.Dataset.from_generator(_checked_rows, features=features, gen_kwargs=arguments)
     except DatasetGenerationError as error:  # wraps a mistake in the file, or a full disk under the cache
         cause = error.__cause__
         if isinstance(cause, OSError):
@@ -169,7 +180,9 @@ def iterate_rows(path: Path | str) -> Iterator[Row]:
 
 def stream_rows(rows: Rows, fields: Sequence[str]) -> Iterator[Row]:
     """The rows one by one; from a memory-mapped dataset only `fields` are read, many rows at a time."""
-    if not isinstance(rows, datasets.Dataset):
+    from datasets import Dataset
+
+    if not isinstance(rows, Dataset):
         yield from rows
         return
     narrow = rows.select_columns([name for name in fields if name in rows.column_names])
@@ -199,13 +212,6 @@ def write_manifest(path: Path | str, rows: Iterable[Row], header: dict[str, Any]
     write = _write_parquet if path.suffix == ".parquet" else _write_lines
     with replacing(path) as temporary:
         return write(temporary, rows, header or {})
-
-
-_FEATURES = datasets.Features(
-    {name: datasets.Value("string") for name in TEXT_FIELDS}
-    | {name: datasets.List(datasets.Value("string")) for name in LIST_FIELDS}
-    | {PROBABILITIES: datasets.List({"tag": datasets.Value("string"), "probability": datasets.Value("float64")})}
-)
 
 
 def _to_arrow(row: Row) -> Row:
@@ -273,7 +279,7 @@ def _write_lines(path: Path, rows: Iterable[Row], header: dict[str, Any]) -> int
 
 
 def _write_parquet(path: Path, rows: Iterable[Row], header: dict[str, Any]) -> int:
-    schema = _FEATURES.arrow_schema.with_metadata({"truetag": json.dumps(header)})
+    schema = _SCHEMA.with_metadata({"truetag": json.dumps(header)})
     count = 0
     with pq.ParquetWriter(path, schema) as writer:
         batch: list[Row] = []

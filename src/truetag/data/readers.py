@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from truetag.data.columns import is_media_name
-from truetag.data.labels import ANY_TAG
-from truetag.data.rows import ImportedRows, Problem, Row, split_named
+from truetag.data.rows import ANY_TAG, ImportedRows, Problem, Row, split_named
 from truetag.data.table_rows import CaptionOptions, media_field, read_captions, table_problems
 from truetag.data.tables import as_text, read_table
 from truetag.errors import InputError

@@ -18,6 +18,8 @@ LIST_FIELDS = (
 PROBABILITIES = "tag_probabilities"
 """The one field that is an object: a probability for each of some tags. In Parquet, a list of tag and probability."""
 FIELDS = (*TEXT_FIELDS, *LIST_FIELDS, PROBABILITIES)
+ANY_TAG = "*"
+"""In `unknown_tags`: every tag that the row does not name."""
 MEDIA_FIELDS = ("image", "frames", "video", "features")
 
 Row = dict[str, Any]
@@ -53,6 +55,11 @@ def split_named(name: str | None) -> str | None:
     ['validation', 'validation', 'train', 'test', 'fold 3', None]
     """
     return None if name is None else _USUAL_SPLITS.get(name.strip().lower(), name)
+
+
+def media_name(row: Row) -> str | None:
+    """The file of a row, as the manifest names it: its photo or clip, or the first of its frames."""
+    return row.get("image") or row.get("video") or next(iter(row.get("frames") or ()), None)
 
 
 def is_header(first: Row) -> bool:

@@ -4,12 +4,8 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-import torch
-
 from truetag.data.copies import copies_across, digests_of, groups_with_copies
-from truetag.data.labels import observed_labels
 from truetag.data.manifest import FIELDS, Manifest, Rows, read_manifest, relative_root, stream_rows, write_manifest
-from truetag.data.stratify import stratified_split
 from truetag.data.vocabulary import build_vocabulary
 from truetag.errors import InputError
 from truetag.io.files import refuse_existing
@@ -112,6 +108,11 @@ def split(
         indices = [index for index, name in enumerate(splits) if name in (None, "train")]
         if not indices:
             raise InputError(f"{manifest}: expected train rows to draw from, got none")
+        import torch  # here: most mistakes are found without it
+
+        from truetag.data.labels import observed_labels
+        from truetag.data.stratify import stratified_split
+
         candidates = content.rows.select(indices)
         vocabulary = build_vocabulary(candidates, MAX_LABELS)
         wanted = {"train": 1 - sum(fractions.values())} | {name: part for name, part in fractions.items() if part}

@@ -22,7 +22,7 @@ from truetag.data.labels import label_matrix
 from truetag.data.manifest import Manifest, Row, iterate_rows, read_manifest, write_manifest
 from truetag.data.vocabulary import Vocabulary, read_vocabulary, write_vocabulary
 from truetag.demo.scenes import WORDS, draw_scenes
-from truetag.evaluate import Metrics, evaluate
+from truetag.evaluate import evaluate
 from truetag.io.tensors import write_tensors
 from truetag.io.terminal import tell
 from truetag.label_noise.relabelling import posterior_labels
@@ -32,9 +32,11 @@ from truetag.prediction.inference import predict_manifest
 from truetag.reports.corrections import Corrections, correct_tags
 from truetag.reports.page import write_page
 from truetag.runs.config import TrainConfig
-from truetag.runs.folder import Run, require_new_folder
+from truetag.runs.folder import Run
+from truetag.runs.paths import require_new_folder
 from truetag.training.recipes import recipe
 from truetag.training.train import train
+from truetag.truth import Metrics
 
 MISSING_RATE = 0.3
 LEAST_INCORRECT_RATE, MOST_INCORRECT_RATE = 0.02, 0.18

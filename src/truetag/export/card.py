@@ -6,13 +6,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from truetag.data.labels import TRUTH_IN_WORDS
 from truetag.data.vocabulary import function_words
 from truetag.errors import InputError
 from truetag.export.onnx import thresholds
 from truetag.io.text import counted, text_lines
 from truetag.models.backbones import VGG16
 from truetag.runs.folder import Run, read_json_object
+from truetag.truth import TRUTH_IN_WORDS
 
 NUM_LABELS = 30
 """Labels in the table of the card, the most frequent ones."""

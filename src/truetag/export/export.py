@@ -6,15 +6,11 @@ from typing import Annotated, Literal, get_args
 import tyro
 
 from truetag.errors import InputError
-from truetag.export.card import model_card
-from truetag.export.hub import push_folder, require_access, write_safetensors, write_timm
-from truetag.export.onnx import require_onnx, write_onnx
-from truetag.export.taggers import write_bundle
+from truetag.export.requirements import require_access, require_onnx
 from truetag.io.files import write_text
 from truetag.io.paths import takes_paths
 from truetag.io.terminal import tell
-from truetag.models.building import load_classifier
-from truetag.runs.folder import new_folder, open_run, require_new_folder
+from truetag.runs.paths import require_finished_run, require_new_folder
 
 Format = Literal["onnx", "timm", "safetensors", "taggers"]
 
@@ -56,9 +52,17 @@ def export(
     if format in ("onnx", "taggers"):
         require_onnx()
     token = None if push_to_hub is None else require_access(push_to_hub)
-    opened = open_run(run)
-    opened.require_finished()
+    require_finished_run(run)
     require_new_folder(out)
+    # here: what they import takes seconds, and mistakes are told at once
+    from truetag.export.card import model_card
+    from truetag.export.hub import push_folder, write_safetensors, write_timm
+    from truetag.export.onnx import write_onnx
+    from truetag.export.taggers import write_bundle
+    from truetag.models.building import load_classifier
+    from truetag.runs.folder import new_folder, open_run
+
+    opened = open_run(run)
     card = model_card(opened, format)
     classifier = load_classifier(opened).cpu()
     with new_folder(out) as folder:

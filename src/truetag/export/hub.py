@@ -4,15 +4,12 @@ Both hold model.safetensors and a config.json that serves all readers: timm, tra
 truetag itself, for which the folder is a run.
 """
 
-import os
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, PyTorchModelHubMixin
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -21,7 +18,7 @@ from truetag.errors import InputError
 from truetag.export.onnx import thresholds
 from truetag.io.files import write_json, write_text
 from truetag.io.tensors import write_tensors
-from truetag.io.text import one_line, shown
+from truetag.io.text import one_line
 from truetag.models.backbones import VGG16, load_backbone, size_arguments
 from truetag.models.building import make_classifier
 from truetag.models.classifier import Classifier
@@ -29,8 +26,6 @@ from truetag.models.exported import HUB_PREFIX, timm_model
 from truetag.runs.config import config_from_dict
 from truetag.runs.folder import SETTINGS, Run, read_json_object
 
-TOKEN = "HF_TOKEN"
-"""The environment variable with the token; none is read from anywhere else."""
 _CODE = "modeling_truetag"
 
 
@@ -131,25 +126,6 @@ def _timm_settings(run: Run, settings: dict[str, Any]) -> dict[str, Any]:
         **{"crop_pct": 1.0, "crop_mode": "squash"},
         **{name: getattr(run.preprocessing, name) for name in ("mean", "std", "interpolation")},
     }
-
-
-def require_access(repository: str) -> str:
-    """The token for the model hub.
-
-    Raises:
-        InputError: the name is not that of a repository, or the environment has no token.
-    """
-    try:
-        validate_repo_id(repository)
-        is_name = repository.count("/") == 1
-    except HFValidationError:
-        is_name = False
-    if not is_name:
-        raise InputError(f"push_to_hub: expected OWNER/NAME, got {shown(repository)}")
-    token = os.environ.get(TOKEN, "").strip()
-    if not token:
-        raise InputError(f"push_to_hub: expected a token in the environment variable {TOKEN}, got none")
-    return token
 
 
 def push_folder(folder: Path, repository: str, public: bool, token: str) -> str:

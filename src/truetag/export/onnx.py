@@ -7,7 +7,6 @@
 The metadata (`metadata_props`) has JSON under labels, thresholds, function_words and preprocessing.
 """
 
-import importlib.util
 import json
 import logging
 import warnings
@@ -26,7 +25,6 @@ from truetag.io.text import file_size, one_line
 from truetag.models.classifier import Classifier
 from truetag.runs.folder import Run
 
-PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 TOLERANCE = 1e-4
 """The largest difference of a probability between PyTorch and ONNX Runtime."""
 _LARGEST_FILE = 2**31 - 2**20  # protobuf's limit, less the graph
@@ -43,16 +41,6 @@ class _Probabilities(nn.Module):
         bags = inputs if inputs.ndim == 5 else inputs.unsqueeze(1)
         logits, _ = self.classifier(bags)
         return logits.sigmoid(), logits
-
-
-def require_onnx() -> None:
-    """Refuse to begin without the packages that write and run ONNX.
-
-    Raises:
-        InputError: one is not installed.
-    """
-    if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
-        raise InputError(f"format: ONNX needs {', '.join(missing)}: pip install 'truetag[export]'")
 
 
 def write_onnx(path: Path, run: Run, classifier: Classifier, clips: bool = False) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 from truetag.data.vocabulary import function_words
 from truetag.export.onnx import thresholds, write_onnx
 from truetag.io.files import replacing, write_json
-from truetag.media.photos import Preprocessing
+from truetag.media.preprocessing import Preprocessing
 from truetag.models.classifier import Classifier
 from truetag.runs.folder import Run
 

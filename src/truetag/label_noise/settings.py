@@ -5,6 +5,9 @@ from typing import Literal
 
 from truetag import optimisation
 
+MIN_PROBABILITY = 0.5
+"""A label that is wrong with at least this probability is an issue."""
+
 
 @dataclass(frozen=True)
 class HeadSettings:

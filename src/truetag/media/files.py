@@ -13,7 +13,7 @@ from PIL import Image
 from truetag.errors import InputError
 from truetag.io.files import write_text
 from truetag.io.terminal import tell
-from truetag.media.photos import check_file, read_photo
+from truetag.media.photos import PhotoContent, check_file, decode_photo, read_photo
 
 MAX_SKIPPED = 0.5
 """Above this share of unusable files the input as a whole is wrong (another folder, say), not single files of it."""
@@ -46,6 +46,8 @@ class MediaFiles:
     ids: Sequence[str]
     paths: Sequence[Path]
     roots: Sequence[Path | None]
+    contents: Sequence[PhotoContent | None] | None = None
+    """What is in memory already and not read from disk; None for a file that is."""
 
     def __len__(self) -> int:
         """N."""
@@ -54,7 +56,10 @@ class MediaFiles:
     def select(self, indices: Iterable[int]) -> "MediaFiles":
         """Some of the files, in the order of `indices`."""
         some = list(indices)
-        return MediaFiles([self.ids[i] for i in some], [self.paths[i] for i in some], [self.roots[i] for i in some])
+        contents = None if self.contents is None else [self.contents[i] for i in some]
+        return MediaFiles(
+            [self.ids[i] for i in some], [self.paths[i] for i in some], [self.roots[i] for i in some], contents
+        )
 
     def read(self, index: int) -> Image.Image:
         """Decode one photo.
@@ -62,6 +67,9 @@ class MediaFiles:
         Raises:
             MediaError: it cannot be used.
         """
+        content = None if self.contents is None else self.contents[index]
+        if content is not None:
+            return decode_photo(content)
         return read_photo(self.paths[index], self.roots[index])
 
     def check(self, index: int) -> os.stat_result:

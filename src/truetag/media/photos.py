@@ -1,18 +1,16 @@
-"""Photos from disk: decoded as a viewer would show them, resized, normalised."""
+"""Photos from disk or memory, decoded as a viewer would show them."""
 
 import importlib
 import os
 import stat
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
+from io import BufferedReader, BytesIO
 from pathlib import Path
 
 import numpy as np
-import torch
-from jaxtyping import Float
-from PIL import ExifTags, Image, ImageOps
-from torch import Tensor
+from PIL import ExifTags, Image
 
 from truetag.errors import InputError
 
@@ -46,30 +44,6 @@ class UnreadableError(MediaError):
     """A file that the system did not hand out: this says nothing about its content, and it may be readable later."""
 
 
-@dataclass(frozen=True)
-class Preprocessing:
-    """What a backbone expects of a photo: its side in pixels, and the mean and standard deviation of its channels.
-
-    The whole photo is squeezed into the square, nothing is cropped: a tag may belong to the edge.
-    """
-
-    resolution: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    interpolation: str = "bicubic"
-
-    def __call__(self, photo: Image.Image, flip: bool = False) -> Float[Tensor, "3 H W"]:
-        """The normalised square, mirrored if `flip` is true."""
-        size = (self.resolution, self.resolution)
-        if photo.size != size:
-            photo = photo.resize(size, Image.Resampling[self.interpolation.upper()])
-        if flip:
-            photo = ImageOps.mirror(photo)
-        pixels = torch.from_numpy(np.array(photo)).permute(2, 0, 1)  # [3, H, W]
-        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
-        return (pixels.float() / 255 - mean) / std
-
-
 def read_photo(path: Path, root: Path | None = None) -> Image.Image:
     """An RGB photo: upright, the first frame of an animation, transparency on white.
 
@@ -80,21 +54,37 @@ def read_photo(path: Path, root: Path | None = None) -> Image.Image:
     Raises:
         MediaError: the file is missing, empty, outside `root`, not a photo, too large, broken, or of an unknown scale.
     """
-    try:
+    with _one_kind_of_error(path):
         check_file(path, root)
-        with path.open("rb") as file, Image.open(file, formats=_formats()) as photo:
-            _check_size(photo.width, photo.height)
-            if photo.width * photo.height > _DRAFT_PIXELS:
-                photo.draft(None, (_DRAFT_SIDE, _DRAFT_SIDE))
-            layout = str(photo.tile[0][3]) if photo.tile else ""  # how the file packs a pixel; lost on loading
-            photo.load()
-            orientation, photo = _orientation(photo), _to_rgb(photo, layout)
-        photo.info.clear()  # otherwise the orientation could be applied twice
-        return photo.transpose(Image.Transpose[_TO_UPRIGHT[orientation - 2]]) if orientation in range(2, 9) else photo
+        with path.open("rb") as file:
+            return _decode(file)
+
+
+PhotoContent = bytes | Image.Image | np.ndarray
+"""A photo in memory: the bytes of a file, an open photo, or uint8 pixels [H, W], [H, W, 3] or [H, W, 4]."""
+
+
+def decode_photo(content: PhotoContent) -> Image.Image:
+    """An RGB photo as `read_photo` gives it, from memory.
+
+    Raises:
+        MediaError: it is empty, not a photo, too large, broken, or of an unknown scale.
+    """
+    with _one_kind_of_error():
+        if isinstance(content, bytes):
+            if not content:
+                raise MediaError("an empty file")
+            return _decode(BytesIO(content))
+        return _upright_rgb(Image.fromarray(content) if isinstance(content, np.ndarray) else content.copy())
+
+
+@contextmanager
+def _one_kind_of_error(path: Path | None = None) -> Iterator[None]:
+    """Whatever goes wrong with the photo, at `path` or in memory, becomes a MediaError."""
+    try:
+        yield
     except MediaError:
         raise
-    except Image.UnidentifiedImageError:
-        raise MediaError(_unidentified(path)) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # some sizes only Pillow knows
         raise MediaError(f"too large ({error})") from None
     except MemoryError:
@@ -102,8 +92,31 @@ def read_photo(path: Path, root: Path | None = None) -> Image.Image:
     except Exception as error:  # Pillow's decoders raise many kinds, and one broken file must not end a long run
         if system := getattr(error, "strerror", None):
             raise UnreadableError(f"cannot be read ({system})") from None
-        detail = f"{type(error).__name__}: {error}".replace(str(path), path.name)
+        detail = f"{type(error).__name__}: {error}"
+        if path is not None:
+            detail = detail.replace(str(path), path.name)
         raise MediaError(f"cannot be decoded ({detail})") from None
+
+
+def _decode(file: BufferedReader | BytesIO) -> Image.Image:
+    try:
+        with Image.open(file, formats=_formats()) as photo:
+            return _upright_rgb(photo)
+    except Image.UnidentifiedImageError:
+        file.seek(0)
+        raise MediaError(_unidentified(file.read(12))) from None
+
+
+def _upright_rgb(photo: Image.Image) -> Image.Image:
+    _check_size(photo.width, photo.height)
+    if photo.width * photo.height > _DRAFT_PIXELS:
+        photo.draft(None, (_DRAFT_SIDE, _DRAFT_SIDE))
+    tile = getattr(photo, "tile", None)
+    layout = str(tile[0][3]) if tile else ""  # how the file packs a pixel; lost on loading
+    photo.load()
+    orientation, photo = _orientation(photo), _to_rgb(photo, layout)
+    photo.info.clear()  # otherwise the orientation could be applied twice
+    return photo.transpose(Image.Transpose[_TO_UPRIGHT[orientation - 2]]) if orientation in range(2, 9) else photo
 
 
 def check_file(path: Path, root: Path | None = None) -> os.stat_result:
@@ -156,14 +169,12 @@ def _allow_large_photos() -> None:
         Image.MAX_IMAGE_PIXELS = limit
 
 
-def _unidentified(path: Path) -> str:
-    """Why a file is none of the photos that are read: HEIC and AVIF may lack their decoder."""
-    with suppress(OSError), path.open("rb") as file:
-        start = file.read(12)
-        if start[4:8] == b"ftyp" and start[8:12] in _HEIC_BRANDS:
-            return "a HEIC photo (pip install pillow-heif, and it is read)"
-        if start[4:8] == b"ftyp" and start[8:12] in _AVIF_BRANDS:
-            return "an AVIF photo (pip install pillow-avif-plugin, and it is read)"
+def _unidentified(start: bytes) -> str:
+    """Why a file that starts so is none of the photos that are read: HEIC and AVIF may lack their decoder."""
+    if start[4:8] == b"ftyp" and start[8:12] in _HEIC_BRANDS:
+        return "a HEIC photo (pip install pillow-heif, and it is read)"
+    if start[4:8] == b"ftyp" and start[8:12] in _AVIF_BRANDS:
+        return "an AVIF photo (pip install pillow-avif-plugin, and it is read)"
     return "not a photo of a known kind, or broken at its start"
 
 

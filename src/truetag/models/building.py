@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from torch import nn
 
 from truetag.data.vocabulary import Vocabulary
 from truetag.errors import InputError
+from truetag.io.devices import find_device
 from truetag.io.text import one_line
 from truetag.label_noise.linear_head import uses_layer_norm
-from truetag.media.photos import Preprocessing
+from truetag.media.preprocessing import Preprocessing
 from truetag.models.backbones import load_backbone
 from truetag.models.classifier import Classifier
 from truetag.models.exported import state_from_export
@@ -44,12 +44,18 @@ def build_classifier(
     return make_classifier(config, backbone, num_features, num_labels)
 
 
-def load_classifier(run: Run) -> Classifier:
-    """The trained classifier of a run, in evaluation mode, on the GPU if there is one.
+def load_classifier(run: Run, device: str = "auto") -> Classifier:
+    """The trained classifier of a run, in evaluation mode.
+
+    Args:
+        run: a finished run.
+        device: where it computes: as torch names it ("cpu", "cuda", "cuda:1"), or "auto", a GPU where there is one.
 
     Raises:
-        InputError: the run is not finished, or its weights belong to another backbone or vocabulary.
+        InputError: the run is not finished, its weights belong to another backbone or vocabulary, or there is no such
+            device.
     """
+    place = find_device(device)
     backbone, _ = load_backbone(run.config.backbone, "none", run.config.resolution)
     state = run.load_classifier_state()
     try:
@@ -63,7 +69,7 @@ def load_classifier(run: Run) -> Classifier:
         raise InputError(f"{path}: does not hold a {run.config.backbone} ({one_line(error)})") from None
     if num_labels != len(run.vocabulary):
         raise InputError(f"{run.folder}: the classifier has {num_labels} labels, vocabulary.tsv {len(run.vocabulary)}")
-    return classifier.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    return classifier.eval().to(place)
 
 
 class Loaded(NamedTuple):

@@ -38,7 +38,8 @@ from truetag.io.terminal import Progress
 from truetag.io.text import file_size
 from truetag.media.digests import Lookup, default_cache_folder, look_up
 from truetag.media.files import MediaFiles, SkipList
-from truetag.media.photos import Preprocessing, UnreadableError
+from truetag.media.photos import UnreadableError
+from truetag.media.preprocessing import Preprocessing
 from truetag.models.classifier import Classifier
 
 BATCH_SIZE = 32

@@ -21,7 +21,8 @@ from truetag.models.features import feature_spec
 from truetag.paper.corpora import Corpus
 from truetag.paper.tables import Row
 from truetag.runs.config import TrainConfig
-from truetag.runs.folder import is_run, open_run
+from truetag.runs.folder import open_run
+from truetag.runs.paths import is_run
 from truetag.training.recipes import RecipeName, settings_of, stage1_of
 
 _TIMED_FRAMES = 2

@@ -14,7 +14,7 @@ from truetag.data.manifest import Manifest
 from truetag.errors import InputError
 from truetag.io.terminal import Progress, tell
 from truetag.media.files import Reading, SkipList, Skipped
-from truetag.media.photos import Preprocessing
+from truetag.media.preprocessing import Preprocessing
 from truetag.models.backbones import digest_weights
 from truetag.models.building import load_classifier
 from truetag.models.classifier import Classifier

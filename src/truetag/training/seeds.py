@@ -3,13 +3,15 @@
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
+from truetag.data.manifest import read_header
+from truetag.data.vocabulary import read_vocabulary
 from truetag.errors import InputError
 from truetag.io.paths import takes_paths
 from truetag.media.files import Reading
 from truetag.runs.config import TrainConfig
-from truetag.runs.folder import Run, is_run
-from truetag.training.train import train
+from truetag.runs.paths import is_run, require_new_folder, require_run
 
 
 @takes_paths
@@ -44,22 +46,31 @@ def train_seeds(
     """
     if seeds < 1:
         raise InputError(f"seeds: expected at least 1, got {seeds}")
+    names = [f"seed-{seed}" for seed in range(config.seed, config.seed + seeds)]
+    if seeds > 1 and start_from is not None and (missing := [name for name in names if not is_run(start_from / name)]):
+        raise InputError(f"from: expected a folder with the runs {', '.join(names)}, got no {missing[0]}")
+    if seeds == 1 and start_from is not None:
+        require_run(start_from)
+    read_vocabulary(vocabulary)
+    read_header(data)
+    for folder in [out] if seeds == 1 else [out / name for name in names]:
+        if not (resume and is_run(folder)):
+            require_new_folder(folder)
+    from truetag.training.train import train  # here: it takes seconds, and mistakes are told at once
+
     if seeds == 1:
         return f"run: {train(config, data, vocabulary, out, start_from, resume, reading).folder}"
-    names = {seed: f"seed-{seed}" for seed in range(config.seed, config.seed + seeds)}
-    if start_from is not None and (missing := [name for name in names.values() if not is_run(start_from / name)]):
-        raise InputError(f"from: expected a folder with the runs {', '.join(names.values())}, got no {missing[0]}")
     runs = []
-    for seed, name in names.items():
+    for seed, name in enumerate(names, start=config.seed):
         first = None if start_from is None else start_from / name
         runs.append(train(replace(config, seed=seed), data, vocabulary, out / name, first, resume, reading))
-    scores = [100 * _validation_ap(run) for run in runs]
+    scores = [100 * _validation_ap(run.history(), run.config.select) for run in runs]
     spread = f"{fmean(scores):.2f} ± {stdev(scores):.2f}"
     return f"runs: {out} (seeds {config.seed} to {config.seed + seeds - 1}); AP on noisy validation tags: {spread}"
 
 
-def _validation_ap(run: Run) -> float:
+def _validation_ap(history: list[dict[str, Any]], select: str) -> float:
     """The AP of the epoch that was kept."""
-    last_stage = max(row["stage"] for row in run.history())
-    of_stage = [row["validation_ap"] for row in run.history() if row["stage"] == last_stage]
-    return of_stage[-1] if run.config.select == "last" else max(of_stage)
+    last_stage = max(row["stage"] for row in history)
+    of_stage = [row["validation_ap"] for row in history if row["stage"] == last_stage]
+    return of_stage[-1] if select == "last" else max(of_stage)

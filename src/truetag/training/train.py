@@ -35,9 +35,10 @@ from truetag.models.building import build_classifier
 from truetag.models.classifier import Classifier
 from truetag.noise_models import NoiseModel, make_noise_model
 from truetag.runs.config import TrainConfig
-from truetag.runs.folder import Run, create_run, is_run, lock_run, open_run, require_new_folder
+from truetag.runs.folder import Run, create_run, lock_run, open_run
 from truetag.runs.journal import Epoch, Journal
 from truetag.runs.noise_model import save_noise_model
+from truetag.runs.paths import is_run, require_new_folder
 from truetag.training.preparation import Bags, TrainingData, TrainingInputs, count_labels, prepare_data, warn_of_labels
 from truetag.training.resuming import stopped_run, take_over
 from truetag.training.stage import ObservedNetwork, Stage, stage_settings, trained_state

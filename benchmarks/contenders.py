@@ -124,6 +124,7 @@ METHODS: dict[str, Method] = {
     "mlcn-star": Method(by_estimator("none")),
     "nmn-fi": Method(by_estimator("fi")),
     "nmn-fd": Method(by_estimator("fd")),
+    "ridge": Method(by_settings(lambda value: HeadSettings(solver="ridge"))),
     "gce": Method(by_loss(lambda value: lambda o, z, _: q_likelihood(o, z, value, "none")), "q", (0.7, 0.5, 0.3)),
     "upper bound": Method(fit_upper_bound),
     "weak negatives": Method(
@@ -161,5 +162,14 @@ METHODS: dict[str, Method] = {
     "nmn-fd-shared": Method(by_estimator("fd-shared")),
     **{f"fi, q = {q:g}": Method(by_settings(lambda value, q=q: replace(JOINT, q=q))) for q in (0.2, 0.4, 0.6, 0.8)},
 }
-OURS = ("best", "mlcn-star", "nmn-fi", "nmn-fd", "nmn-fd-shared", "upper bound", *(n for n in METHODS if n[:2] == "fi"))
+OURS = (
+    "best",
+    "ridge",
+    "mlcn-star",
+    "nmn-fi",
+    "nmn-fd",
+    "nmn-fd-shared",
+    "upper bound",
+    *(n for n in METHODS if n[:2] == "fi"),
+)
 PEERS = [name for name in METHODS if name not in OURS]

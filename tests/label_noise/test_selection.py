@@ -32,8 +32,10 @@ def few_steps(monkeypatch):
 
 
 def test_the_plain_head_is_the_first_candidate():
-    first, *others = candidates(PLAIN)
+    first, ridge, *others = candidates(PLAIN)
     assert first == PLAIN
+    assert ridge == replace(PLAIN, solver="ridge")
+    assert candidates(PLAIN, with_ridge=False) == [first, *others]
     assert [(settings.noise_model, settings.q) for settings in others] == [("fi", q) for q in QS]
     assert all(replace(settings, noise_model="none", q=0.0) == PLAIN for settings in others)
 
@@ -140,6 +142,6 @@ def test_how_far_ahead_the_best_must_be():
 
 
 def test_the_plain_candidate_is_the_fair_baseline_and_the_others_train_jointly():
-    plain, first, *_ = candidates(HeadSettings())
+    plain, _, first, *_ = candidates(HeadSettings())
     assert plain == HeadSettings()
     assert first == JOINT

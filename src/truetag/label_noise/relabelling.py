@@ -145,7 +145,16 @@ def expect(
     groups: Sequence[Hashable] | None = None,
     seed: int = 0,
 ) -> Expectation:
-    """The E-step of heads with these settings; the arguments are those of `fit_calibrated`."""
+    """The E-step of heads with these settings.
+
+    Args:
+        features: one row per example.
+        labels: observed: 1, 0, NaN or -1 for unknown.
+        settings: of the heads.
+        weights: one per example, in any unit.
+        groups: near-duplicates, none of which is trained on where another is scored.
+        seed: decides the folds and the training.
+    """
     calibrated = calibrated_logits(features, labels, settings, weights, groups, seed)
     if settings.train_on_posterior:
         return Expectation(calibrated, posterior_of(calibrated, labels, weights, groups, seed))

@@ -39,7 +39,8 @@ class Choice:
 def candidates(settings: HeadSettings, q: float | None = None, with_ridge: bool = True) -> list[HeadSettings]:
     """The plain head (mlcn-star), ridge, then the noise model FI from the first step with each q, or the given one.
 
-    Checkpointed training, which solves nothing in closed form, leaves ridge out. The joint candidates take from `settings` what is not part of the method: batch size, step sizes, layer norm.
+    Checkpointed training, which solves nothing in closed form, leaves ridge out. The joint candidates take from
+    `settings` what is not part of the method: batch size, step sizes, layer norm.
     """
     joint = replace(
         settings,
@@ -100,7 +101,7 @@ def choose(
             on_compared(settings)
         aps[settings] = average_precision(fitted(features[held_out]).cpu(), observed[held_out])[compared]
 
-    aps: dict[HeadSettings, Float64[Tensor, J]] = {}
+    aps: dict[HeadSettings, Tensor] = {}  # J each
     for settings in among:
         compare(settings, fit_head(*kept, settings, kept_weights, seed=seed))
     noisy = [settings for settings in among if settings.noise_model != "none"]

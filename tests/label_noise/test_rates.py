@@ -124,3 +124,15 @@ def test_the_ends_of_any_curve_are_probabilities(missing, incorrect):
         before = incorrect + (1 - missing - incorrect) * torch.tensor([0.0, 0.5, 1.0])
         after = found.incorrect + (1 - found.missing - found.incorrect) * logits.sigmoid()
         assert torch.allclose(after, before, atol=1e-5)
+
+
+def test_two_absurd_scores_do_not_move_the_rates():
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(20_000, 1, generator=generator)
+    true = torch.rand(20_000, 1, generator=generator) < logits.sigmoid()
+    observed = (true & (torch.rand(20_000, 1, generator=generator) > 0.3)).float()
+    before = calibrate(logits, observed)
+    logits[0], logits[1] = 1000.0, -1000.0
+    after = calibrate(logits, observed)
+    assert after.missing.item() == pytest.approx(before.missing.item(), abs=0.01)
+    assert after.incorrect.item() == pytest.approx(before.incorrect.item(), abs=0.005)

@@ -32,6 +32,9 @@ from truetag.latent import known, observe
 from truetag.noise_models import transition
 
 NUM_BINS = 64
+FARTHEST = 10
+"""Scores are binned as far out as this many times the distance of the quartiles."""
+_QUARTILE_EXAMPLES = 10_000
 EXCESS = 0.4
 """Mean of what the log-odds of a label's missing rate exceed the common edge by."""
 SCALE_DEVIATION = 0.5
@@ -176,12 +179,21 @@ def count_by_score(
 ) -> Counts:
     """Sort the examples of each label into `NUM_BINS` bins of equal width between its lowest and its highest score.
 
-    Examples that are unknown or have no weight count for nothing, the bounds included.
+    Examples that are unknown or have no weight count for nothing, the bounds included. Scores that are `FARTHEST` times
+    farther out than the middle half of all lie in the outermost bins, as if they were nearer: one absurd score would
+    leave all others in one bin.
     """
     scores, is_known = logits.detach().double(), known(labels)
     each = is_known.double() if weights is None else is_known * weights.double().unsqueeze(1)
     lowest, highest = (torch.where(each > 0, scores, end) for end in (torch.inf, -torch.inf))
     lowest, highest = lowest.min(0).values, highest.max(0).values
+    if len(scores):
+        first, third = _quartiles(torch.where(each > 0, scores, torch.nan))
+        reach = FARTHEST * (third - first)
+        scores = torch.where(reach > 0, scores.clamp(first - reach, third + reach), scores)
+        lowest, highest = (
+            torch.where(reach > 0, end.clamp(first - reach, third + reach), end) for end in (lowest, highest)
+        )
     lowest, highest = (torch.where(lowest <= highest, bound, 0) for bound in (lowest, highest))  # of an unknown label
     width = (highest - lowest).clamp(min=1e-9) / NUM_BINS
     bins = ((scores - lowest) / width).clamp(0, NUM_BINS - 1).long()
@@ -191,6 +203,14 @@ def count_by_score(
         for values in (each, present, each * scores)
     )
     return Counts(examples, named, torch.where(examples > 0, score / examples.clamp(min=1e-30), 0))
+
+
+def _quartiles(scores: Float64[Tensor, "N K"]) -> tuple[Float64[Tensor, "K"], Float64[Tensor, "K"]]:
+    """The first and the third quartile of each label, NaN left out, from a part of many examples."""
+    part = scores[:: max(len(scores) // _QUARTILE_EXAMPLES, 1)]
+    ends = torch.tensor([0.25, 0.75], dtype=torch.float64)
+    found = torch.cat([torch.nanquantile(some, ends, dim=0) for some in part.split(_LABELS_AT_A_TIME, dim=1)], dim=1)
+    return found[0].nan_to_num(0), found[1].nan_to_num(0)
 
 
 def _learn_priors(counts: Counts) -> tuple[Float64[Tensor, "4"], Float64[Tensor, "4"]]:

@@ -75,9 +75,9 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
     Args:
         noise_model: "none"; "fi", rates per label; "fd", rates that also depend on the features; "fd-shared", on the
             features alike for all labels: each is trained as the recipe of `truetag train` (mlcn-star, nmn-fi, nmn-fd).
-            Or "auto", which chooses on a quarter of the training examples, by their observed labels, between "none" and
-            "fi" from the first step, and whether to train on p(y=1|z,x) instead of the labels; it also estimates rates
-            and calibrates probabilities out of sample (`truetag.label_noise`).
+            Or "auto", which chooses on a quarter of the training examples, by their observed labels, between "none",
+            ridge regression and "fi" from the first step, and whether to train on p(y=1|z,x) instead of the labels; it
+            also estimates rates and calibrates probabilities out of sample (`truetag.label_noise`).
         q: of the q-likelihood: 0 is the likelihood, towards 1 it is more robust. "auto": chosen where `noise_model` is,
             else 0.
         epochs: passes over the data without the noise model; a third as many follow with it. On small data more, so
@@ -334,7 +334,7 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
         self.choice_: Choice | None = None
         settings = among[0]
         with_progress = Progress if self.verbose else _NoProgress
-        num_heads = 1 if len(among) == 1 else len(among) + 2 * _HEADS_OF_CALIBRATED
+        num_heads = 1 if len(among) == 1 else len(among) + 4 * _HEADS_OF_CALIBRATED
         with with_progress("training heads", num_heads, even=False) as progress:
             if len(among) > 1:
 

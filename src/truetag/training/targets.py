@@ -30,7 +30,7 @@ from truetag.label_noise.relabelling import (
     posterior_of,
     second_head_settings,
 )
-from truetag.label_noise.selection import NUM_ERRORS, candidates, choose, describe
+from truetag.label_noise.selection import candidates, choose, describe
 from truetag.label_noise.settings import HeadSettings
 from truetag.label_noise.validity import caption_validity, naming_shares, soft_labels
 from truetag.models.backbones import digest_weights
@@ -171,8 +171,6 @@ def learn_from_features(
         return state, note
     settings = HeadSettings(stage1_epochs=config.stage1_epochs, stage2_epochs=config.stage2_epochs)
     q = None if config.q == "auto" else config.q
-    # where captions are known to be wrong, the plain head has no privilege
-    num_errors = NUM_ERRORS if note.get("share_of_valid_captions", 1.0) >= CLEAN_SHARE else 0.0
     among = candidates(settings, q, with_ridge=False)
     with Progress("choosing how to treat the noise", len(among), even=False) as progress:
         choice = choose(
@@ -181,7 +179,6 @@ def learn_from_features(
             among,
             targets=targets,
             groups=groups,
-            num_errors=num_errors,
             seed=config.seed,
             on_compared=lambda compared: progress.advance(1, f"tried {describe(compared)}"),
         )

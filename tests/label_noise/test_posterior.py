@@ -1,5 +1,7 @@
 """One posterior: it finds what is wrong, counts it right, and a record from elsewhere says nothing."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -122,3 +124,25 @@ def test_scores_that_say_the_opposite_or_nothing_are_no_failure(scored):
     observed[:, 2], observed[:, 3] = 0, 1
     found = label_posterior(logits, observe_labels(observed)).probabilities
     assert ((found >= 0) & (found <= 1)).all()
+
+
+def test_words_that_only_lost_captions_would_name_are_expected():
+    """Two of five captions are another photo's: as many words are expected to be missing as there are."""
+    generator = np.random.default_rng(0)
+    num_photos, num_words, captions = 3000, 8, 5
+    share = generator.beta(0.3, 1.2, size=(num_photos, num_words))  # of a photo's captions that name the word
+    bags = np.repeat(np.arange(num_photos), captions)
+    own = generator.random((len(bags), num_words)) < share[bags]
+    is_valid = generator.random(len(bags)) < 0.6
+    words = np.where(is_valid[:, None], own, own[generator.permutation(len(bags))])
+    true, named = (of.reshape(num_photos, captions, num_words).any(1) for of in (own, words))
+    noise = generator.normal(0, 1.5, share.shape)
+    logits = torch.from_numpy(np.log(share + 0.02) - np.log(1.02 - share) + noise).float()
+    labels = torch.from_numpy(named).float()
+    seen = observe_records(labels, sparse.csr_array(words.astype(float)), bags, is_valid.astype(float))
+    found = label_posterior(logits, seen).probabilities.numpy()
+    num_missing = (true & ~named).sum()
+    assert num_missing > 1000
+    assert 0.5 * num_missing < found[~named].sum() < 1.4 * num_missing
+    ignored = label_posterior(logits, replace(seen, lost=torch.zeros_like(seen.named))).probabilities.numpy()
+    assert ignored[~named].sum() < found[~named].sum() / 2

@@ -2,12 +2,14 @@
 
 1. Calibrate the logits together with the rates of wrong labels (`rates`).
 2. Weigh the records. A record is what was said at once: a caption, or a row's list of tags. With v the probability that
-   a record belongs to its example (`validity`), t = 1 - prod (1 - v) over the records that name the label, and u =
-   prod (1 - v) over those that do not,
+   a record belongs to its example (`validity`), t = 1 - prod (1 - v) over the records that name the label, and u the
+   probability that absence says nothing,
 
        rho = t p(y=1|z=1,x) + (1 - t) [(1 - u) p(y=1|z=0,x) + u p(y=1|x)]
 
-   so a record from elsewhere says nothing. Without records t = z and u = 0, and this is Bayes alone.
+   so a record from elsewhere says nothing. u is the larger of prod (1 - v) over the records that do not name the
+   label, and of the probability that only records that were lost would have named it (`frequencies`). Without records
+   t = z and u = 0, and this is Bayes alone.
 3. Add what the other labels imply, learnt from other examples (`relations`); calibrate once more, as relations sharpen
    the probabilities; and weigh the records again.
 """
@@ -21,9 +23,10 @@ from jaxtyping import Float, Float64, Int64, Shaped
 from scipy import sparse
 from torch import Tensor
 
+from truetag.label_noise.frequencies import named_if_valid
 from truetag.label_noise.rates import Calibration, calibrate, split_ends
 from truetag.label_noise.relations import related_logits, surprise_of
-from truetag.label_noise.validity import sum_over_bags
+from truetag.label_noise.validity import soft_labels, sum_over_bags
 from truetag.latent import known, posterior_logits
 from truetag.noise_models import transition
 
@@ -41,7 +44,9 @@ class Observation:
     named: Float[Tensor, "N K"]
     """t: some valid record names the label."""
     silent: Float[Tensor, "N K"] | None = None
-    """u: no record that does not name the label is valid; None: some one always is."""
+    """No record that does not name the label is valid; None: some one always is."""
+    lost: Float[Tensor, "N K"] | None = None
+    """Only records that the example lost would have named the label; None: it lost none."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,27 @@ def observe_records(
     silent = torch.where(has_records.unsqueeze(1), silent, 0)
     given_valid = (named / valid.clamp(min=_SMALLEST).unsqueeze(1)).clamp(0, 1)
     soft = torch.where(known(plain.labels), given_valid, -1)
-    return Observation(soft, plain.weights * valid, named, silent)
+    lost = _named_by_lost_alone(words, bags, validity, num_examples)
+    return Observation(soft, plain.weights * valid, named, silent, lost)
+
+
+def _named_by_lost_alone(
+    words: sparse.csr_array, bags: Int64[np.ndarray, "S"], validity: Float64[np.ndarray, "S"], num_examples: int
+) -> Float[Tensor, "N K"]:
+    """How far p(y=1|x) remains where no valid record names the label, as records that the example lost might have.
+
+    Of each label from how often it would be named if all were valid, and in proportion to what the example lost.
+    """
+    if_valid = named_if_valid(words, bags, validity, num_examples)  # K
+    has_records = np.bincount(bags, minlength=num_examples) > 0
+    named = soft_labels(words, bags, validity, num_examples)[torch.from_numpy(has_records)].mean(0)
+    # with q = 1 - named / if_valid: p(y=1|x), of what valid records name, is 1 - q of what all would name, q of it lost
+    missed = torch.where(if_valid > _SMALLEST, if_valid / named.clamp(min=_SMALLEST) - 1, 0).clamp(0, 1)
+    lost = np.bincount(bags, 1 - validity, minlength=num_examples) / np.maximum(
+        np.bincount(bags, minlength=num_examples), 1
+    )
+    relative = torch.from_numpy(lost / max(float(lost[has_records].mean()), _SMALLEST)).float()
+    return (missed * relative.unsqueeze(1)).clamp(0, 1)
 
 
 def label_posterior(
@@ -129,8 +154,8 @@ def _weigh_records(
     present, absent = (
         posterior_logits(logits, _log_q(calibration), torch.full_like(logits, value)).sigmoid() for value in (1, 0)
     )
-    if observation.silent is not None:
-        absent = torch.lerp(absent, by_image.sigmoid(), observation.silent)
+    if observation.silent is not None and observation.lost is not None:
+        absent = torch.lerp(absent, by_image.sigmoid(), torch.maximum(observation.silent, observation.lost))
     posterior = torch.lerp(absent, present, observation.named)
     return torch.where(known(observation.labels), posterior, logits.sigmoid())
 

@@ -95,9 +95,7 @@ class NoisyLabelLoss(nn.Module):
         Raises:
             InputError: shapes disagree, features are missing, or a label is none of these.
         """
-        _check_logits(true_logits, self.num_labels)
-        _check_labels(labels, true_logits)
-        true_logits = true_logits.to(torch.promote_types(true_logits.dtype, torch.float32))
+        true_logits = self._checked(true_logits, labels)
         if self.noise_model is None:
             return q_likelihood(true_logits, labels, self.q, self.reduction)
         h = self._features(features, true_logits.shape[:-1])
@@ -122,9 +120,7 @@ class NoisyLabelLoss(nn.Module):
         Raises:
             InputError: as of `forward`.
         """
-        _check_logits(true_logits, self.num_labels)
-        _check_labels(labels, true_logits)
-        o = true_logits.to(torch.promote_types(true_logits.dtype, torch.float32))
+        o = self._checked(true_logits, labels)
         z = labels.to(o.dtype)
         is_known = z >= 0
         if self.noise_model is None:
@@ -148,6 +144,12 @@ class NoisyLabelLoss(nn.Module):
     def parameter_groups(self) -> list[ParameterGroup]:
         """The noise model's parameters for an AdamW, each with its own learning rate and decoupled weight decay."""
         return [] if self.noise_model is None else self.noise_model.parameter_groups()
+
+    def _checked(self, true_logits: Tensor, labels: Tensor) -> Tensor:
+        """The logits in float32 (float64 stays), once they and the labels are what they should be."""
+        _check_logits(true_logits, self.num_labels)
+        _check_labels(labels, true_logits)
+        return true_logits.to(torch.promote_types(true_logits.dtype, torch.float32))
 
     def _features(self, features: Tensor | None, leading: tuple[int, ...]) -> Tensor | None:
         """Features for the noise model, in its dtype; None where it reads none."""

@@ -20,8 +20,8 @@ from truetag.data.vocabulary import Vocabulary
 from truetag.data.words import normalise, word_matcher
 from truetag.errors import InputError
 from truetag.io.text import shown
+from truetag.truth import Truth
 
-LabelSource = Literal["observed", "captions", "tags", "true"]
 CaptionSource = Literal["observed", "captions", "true"]
 
 OBSERVED_FIELDS = ("id", "captions", "tags", "unknown_tags", "verified_tags", "rejected_tags")
@@ -41,7 +41,7 @@ def observed_labels(rows: Rows, vocabulary: Vocabulary) -> Int8[Tensor, "N K"]:
     return label_matrix(rows, vocabulary, "observed")
 
 
-def label_matrix(rows: Rows, vocabulary: Vocabulary, source: LabelSource) -> Int8[Tensor, "N K"]:
+def label_matrix(rows: Rows, vocabulary: Vocabulary, source: Truth) -> Int8[Tensor, "N K"]:
     """The labels of each bag from one source.
 
     "observed" joins captions and tags; "captions" and "tags" use one of them. "true" uses `true_tags`; or
@@ -189,7 +189,7 @@ def caption_words(rows: Rows, vocabulary: Vocabulary) -> tuple[sparse.csr_array,
     return words, np.array(bags, dtype=np.int64)
 
 
-def _fields(source: LabelSource) -> tuple[str, ...]:
+def _fields(source: Truth) -> tuple[str, ...]:
     return OBSERVED_FIELDS + TRUE_FIELDS if source == "true" else OBSERVED_FIELDS
 
 
@@ -213,7 +213,7 @@ class _Evidence(NamedTuple):
     rejected: Sequence[str] = ()
 
 
-def _evidence(row: Row, source: LabelSource) -> _Evidence:
+def _evidence(row: Row, source: Truth) -> _Evidence:
     """What a row holds of one source.
 
     Raises:

@@ -42,12 +42,12 @@ def named_if_valid(
     >>> named_if_valid(words, np.array([0, 0, 1, 1]), np.ones(4), 2)
     tensor([0.5000])
     """
-    frequency, correlation = _agreement(words, bags, validity, num_bags)  # K K
+    num_naming = sum_over_bags(validity, words, bags, num_bags)  # N K
+    frequency, correlation = _agreement(num_naming, words, bags, validity)  # K K
     concentration = 1 / correlation - 1
     named, absent = concentration * frequency, concentration * (1 - frequency)
     has_captions = np.bincount(bags, minlength=num_bags) > 0
     num_valid, num_lost = (np.bincount(bags, each, minlength=num_bags)[:, None] for each in (validity, 1 - validity))
-    num_naming = sum_over_bags(validity, words, bags, num_bags)  # N K
     silent = absent + np.maximum(num_valid - num_naming, 0)
     by_lost = -np.expm1(betaln(named, silent + num_lost) - betaln(named, silent))
     by_valid = soft_labels(words, bags, validity, num_bags).double().numpy()
@@ -76,19 +76,30 @@ def match_frequencies(head: Head, logits: Float[Tensor, "N K"], frequencies: Flo
 
 
 def _agreement(
-    words: sparse.csr_array, bags: Int64[np.ndarray, "S"], validity: Float64[np.ndarray, "S"], num_bags: int
+    num_naming: Float64[np.ndarray, "N K"],
+    words: sparse.csr_array,
+    bags: Int64[np.ndarray, "S"],
+    validity: Float64[np.ndarray, "S"],
 ) -> tuple[Float64[np.ndarray, "K"], Float64[np.ndarray, "K"]]:
     """How often a valid caption names each word, and how much more often the next one of the bag does.
+
+    Args:
+        num_naming: how many valid captions of each bag name each word.
+        words: [S, K], 1 where the caption names the word.
+        bags: the bag of each caption.
+        validity: the probability that each caption is valid.
 
     Returns:
         The frequency g, and the correlation 1 / (a + 1) between two captions of a bag, that of few pairs drawn to the
         mean of all words.
     """
+    num_bags = len(num_naming)
     total, squares = (np.bincount(bags, each, minlength=num_bags) for each in (validity, validity**2))
     num_pairs = max(float((total**2 - squares).sum() / 2), 1e-9)
-    naming = sum_over_bags(validity, words, bags, num_bags)
-    both = ((naming**2 - sum_over_bags(validity**2, words, bags, num_bags)) / 2).sum(0)  # K, pairs that name the word
-    frequency = np.clip(naming.sum(0) / max(float(total.sum()), 1e-9), *_FREQUENCIES)
+    both = ((num_naming**2 - sum_over_bags(validity**2, words, bags, num_bags)) / 2).sum(
+        0
+    )  # K, pairs that name the word
+    frequency = np.clip(num_naming.sum(0) / max(float(total.sum()), 1e-9), *_FREQUENCIES)
     variance = frequency * (1 - frequency)
     correlation = (both / num_pairs - frequency**2) / variance
     common = (correlation * variance).sum() / variance.sum()

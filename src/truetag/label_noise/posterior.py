@@ -26,7 +26,7 @@ from torch import Tensor
 from truetag.label_noise.frequencies import named_if_valid
 from truetag.label_noise.rates import Calibration, calibrate, split_ends
 from truetag.label_noise.relations import related_logits, surprise_of
-from truetag.label_noise.validity import soft_labels, sum_over_bags
+from truetag.label_noise.validity import sum_over_bags
 from truetag.latent import known, posterior_logits
 from truetag.noise_models import transition
 
@@ -92,31 +92,34 @@ def observe_records(
     has_records = torch.from_numpy(np.bincount(bags, minlength=num_examples) > 0)  # N
     by_records = torch.from_numpy(sum_over_bags(np.ones(len(bags)), words, bags, num_examples) > 0) & (labels == 1)
     valid = torch.where(has_records, torch.from_numpy(-np.expm1(in_all)).float(), 1)
-    named = torch.where(by_records, torch.from_numpy(-np.expm1(in_naming)).float(), plain.named)
+    by_valid = torch.from_numpy(-np.expm1(in_naming)).float()  # as `validity.soft_labels`
+    named = torch.where(by_records, by_valid, plain.named)
     silent = torch.from_numpy(np.exp(np.minimum(in_all[:, None] - in_naming, 0))).float()
     silent = torch.where(has_records.unsqueeze(1), silent, 0)
     given_valid = (named / valid.clamp(min=_SMALLEST).unsqueeze(1)).clamp(0, 1)
     soft = torch.where(known(plain.labels), given_valid, -1)
-    lost = _named_by_lost_alone(words, bags, validity, num_examples)
+    lost = _named_by_lost_alone(by_valid, words, bags, validity)
     return Observation(soft, plain.weights * valid, named, silent, lost)
 
 
 def _named_by_lost_alone(
-    words: sparse.csr_array, bags: Int64[np.ndarray, "S"], validity: Float64[np.ndarray, "S"], num_examples: int
+    by_valid: Float[Tensor, "N K"],
+    words: sparse.csr_array,
+    bags: Int64[np.ndarray, "S"],
+    validity: Float64[np.ndarray, "S"],
 ) -> Float[Tensor, "N K"]:
     """How far p(y=1|x) remains where no valid record names the label, as records that the example lost might have.
 
     Of each label from how often it would be named if all were valid, and in proportion to what the example lost.
     """
+    num_examples = len(by_valid)
+    num_records = np.bincount(bags, minlength=num_examples)  # N
     if_valid = named_if_valid(words, bags, validity, num_examples)  # K
-    has_records = np.bincount(bags, minlength=num_examples) > 0
-    named = soft_labels(words, bags, validity, num_examples)[torch.from_numpy(has_records)].mean(0)
+    named = by_valid[torch.from_numpy(num_records > 0)].mean(0)
     # with q = 1 - named / if_valid: p(y=1|x), of what valid records name, is 1 - q of what all would name, q of it lost
     missed = torch.where(if_valid > _SMALLEST, if_valid / named.clamp(min=_SMALLEST) - 1, 0).clamp(0, 1)
-    lost = np.bincount(bags, 1 - validity, minlength=num_examples) / np.maximum(
-        np.bincount(bags, minlength=num_examples), 1
-    )
-    relative = torch.from_numpy(lost / max(float(lost[has_records].mean()), _SMALLEST)).float()
+    lost = np.bincount(bags, 1 - validity, minlength=num_examples) / np.maximum(num_records, 1)
+    relative = torch.from_numpy(lost / max(float(lost[num_records > 0].mean()), _SMALLEST)).float()
     return (missed * relative.unsqueeze(1)).clamp(0, 1)
 
 

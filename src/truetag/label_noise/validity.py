@@ -88,7 +88,7 @@ def caption_validity(
     if np.isnan(agreement).all():
         alone = _compare(observed_columns, shuffled_columns, fold_of, MONOTONE, rng)
         share = share_of_valid(alone.observed, alone.shuffled)
-        return Validity(_clip(1 - (1 - share) * np.exp(-alone.observed)), share)
+        return Validity(np.clip(1 - (1 - share) * np.exp(-alone.observed), 0, 1), share)
     observed_columns = np.column_stack([observed_columns, agreement])
     among_others = np.column_stack([shuffled_columns, sibling_agreement(words, bags, shuffled)])
     with_own = np.column_stack([shuffled_columns, agreement[shuffled.records]])
@@ -98,7 +98,7 @@ def caption_validity(
     assert together.others is not None
     share_with = 1 - share_of_valid(together.observed, together.shuffled, together.others, share_alone)
     invalid = share_alone * np.exp(-alone.observed) + share_with * np.exp(-together.observed)
-    return Validity(_clip(1 - invalid), 1 - share_alone - share_with)
+    return Validity(np.clip(1 - invalid, 0, 1), 1 - share_alone - share_with)
 
 
 def share_of_valid(
@@ -232,7 +232,3 @@ def _separate(
     targets = np.repeat([1, 0], [len(part) for part in parts])
     joined = np.concatenate(weights)
     return model.fit(np.concatenate(parts), targets, sample_weight=joined / joined.mean())
-
-
-def _clip(probabilities: Float64[np.ndarray, "S"]) -> Float64[np.ndarray, "S"]:
-    return np.clip(probabilities, 0, 1)

@@ -1,9 +1,11 @@
 """Data and corruptions that methods are compared on: features, true labels, and the labels that a method may see.
 
 `flickr8k`: 500 words of captions, and captions may belong to other photos. `scenes`: drawn photos whose truth is exact.
-Both are features of the frozen offline EfficientNet-Lite0.
+`shop`: products whose tags are words of the sellers' names, with the shop's own attributes as the truth. All are features
+of the frozen offline EfficientNet-Lite0.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +16,11 @@ from torch import Tensor
 
 from truetag.data.bags import read_bags
 from truetag.data.corruption import flip_labels, keep_single_positive
+from truetag.data.imports import import_tags
 from truetag.data.labels import label_matrix, observed_labels
 from truetag.data.manifest import Manifest, read_manifest, stream_rows
 from truetag.data.vocabulary import Vocabulary, read_vocabulary
+from truetag.data.words import normalise
 from truetag.demo.scenes import WORDS, draw_scenes
 from truetag.media.files import Reading, SkipList
 from truetag.models.backbones import digest_weights, load_backbone
@@ -32,10 +36,16 @@ COLUMNS = {
         *(f"flip {incorrect:g}, {missing:g}" for incorrect, missing in FLIPS),
         "one label",
         "missing by photo",
+        "one person",
+        "two people",
     ],
     "scenes": ["clean", *(f"flip {incorrect:g}, {missing:g}" for incorrect, missing in FLIPS)],
+    "shop": ["names"],
 }
+REAL = ("one person", "two people", "names")
+"""Noise that nobody drew: what one or two of five people say of a photo, and what a seller's name says of a product."""
 NUM_SCENES, NUM_TEST_SCENES = 3000, 1000
+FEWEST_TRUE, FEWEST_TRUE_TEST = 10, 3
 _MISSING_BY_PHOTO = 0.3
 
 
@@ -49,25 +59,39 @@ class Dataset:
     test: Tensor
     truth: Tensor
     test_truth: Tensor
+    vocabulary: Vocabulary
 
 
 @dataclass(frozen=True)
 class Column:
-    """The training labels that a method may see; for the upper bound alone, those of the photos' own captions."""
+    """The training labels that a method may see; and those of the upper bound: of the photos' own captions, or true."""
 
     observed: Tensor
-    own_captions: Tensor | None = None
+    bound: Tensor | None = None
 
 
-def load(name: str, flickr8k: Path, work: Path) -> Dataset:
-    """The data set, from files kept under `work` where it was loaded before."""
+def load(name: str, source: Path, work: Path) -> Dataset:
+    """The data set of this name, from files kept under `work` where it was loaded before.
+
+    Args:
+        name: one of `COLUMNS`.
+        source: the folder of Flickr8k, or of the shop; `scenes` need none.
+        work: where to.
+    """
     folder = work / name
     folder.mkdir(parents=True, exist_ok=True)
     if name == "flickr8k":
-        clean, vocabulary_file = prepare(flickr8k, folder)
-        vocabulary, source = read_vocabulary(vocabulary_file), "captions"
+        clean, vocabulary_file = prepare(source, folder)
+        vocabulary, kind = read_vocabulary(vocabulary_file), "captions"
+    elif name == "shop":
+        clean, kind = folder / "all.jsonl", "true"
+        if not clean.exists():
+            import_tags(source / "tags.csv", source / "photos", clean)
+        rows = stream_rows(read_manifest(clean).rows, ("true_tags",))
+        counts = Counter(normalise(tag) for row in rows for tag in row["true_tags"])
+        vocabulary = Vocabulary(tuple(counts), ("",) * len(counts), tuple(counts.values()))
     else:
-        clean, source = folder / "scenes.jsonl", "true"
+        clean, kind = folder / "scenes.jsonl", "true"
         if not clean.exists():
             draw_scenes(folder, NUM_SCENES, 1, NUM_TEST_SCENES, seed=0)
         words = sorted(WORDS)
@@ -76,11 +100,13 @@ def load(name: str, flickr8k: Path, work: Path) -> Dataset:
     splits = manifest.rows["split"][:]
     rows = {part: [row for row, split in enumerate(splits) if split == part] for part in ("train", "test")}
     train, test = (_features(manifest, rows[part], work) for part in rows)
-    truth, test_truth = (label_matrix(manifest.rows.select(rows[part]), vocabulary, source).float() for part in rows)
-    if name == "scenes":
-        kept = truth.sum(0) >= 10  # words that only captions use are nobody's true tag
-        truth, test_truth = truth[:, kept], test_truth[:, kept]
-    return Dataset(name, folder, train, test, truth, test_truth)
+    truth, test_truth = (label_matrix(manifest.rows.select(rows[part]), vocabulary, kind).float() for part in rows)
+    kept = torch.ones(len(vocabulary.words), dtype=torch.bool)
+    if name != "flickr8k":  # words that are hardly ever true cannot be scored
+        kept = (truth.sum(0) >= FEWEST_TRUE) & (test_truth.sum(0) >= FEWEST_TRUE_TEST)
+    entries = zip(vocabulary.words, vocabulary.parts_of_speech, vocabulary.counts, strict=True)
+    of_kept = zip(*(entry for entry, is_kept in zip(entries, kept.tolist(), strict=True) if is_kept), strict=True)
+    return Dataset(name, folder, train, test, truth[:, kept], test_truth[:, kept], Vocabulary(*of_kept))
 
 
 def corrupt(data: Dataset, column: str, seed: int) -> Column:
@@ -94,6 +120,8 @@ def corrupt(data: Dataset, column: str, seed: int) -> Column:
     if kind == "flip":
         incorrect, missing = map(float, values.split(", "))
         return Column(flip_labels(data.truth, missing, incorrect, generator))
+    if column in REAL:
+        return _real(data, column, generator)
     if kind == "one":
         return Column(keep_single_positive(data.truth, generator))
     return Column(_missing_by_photo(data, generator))
@@ -102,12 +130,25 @@ def corrupt(data: Dataset, column: str, seed: int) -> Column:
 def _swapped(data: Dataset, num_swapped: int, seed: int) -> Column:
     """The labels of the very manifest that the recipes are trained on."""
     rows = read_manifest(swapped_manifest(data.work, num_swapped, seed)).in_split("train")
-    vocabulary = read_vocabulary(data.work / "vocabulary.tsv")
     own = []
     for row in stream_rows(rows, ("id", "captions", "true_captions")):
         pairs = zip(row["captions"], row["true_captions"], strict=True)
         own.append({"id": row["id"], "captions": [caption for caption, true in pairs if caption == true]})
-    return Column(observed_labels(rows, vocabulary).float(), observed_labels(own, vocabulary).float())
+    return Column(observed_labels(rows, data.vocabulary).float(), observed_labels(own, data.vocabulary).float())
+
+
+def _real(data: Dataset, column: str, generator: torch.Generator) -> Column:
+    """What a seller says of a product, or one or two of five people, drawn for each photo, of a photo."""
+    if data.name == "shop":
+        rows = read_manifest(data.work / "all.jsonl").in_split("train")
+        return Column(observed_labels(rows, data.vocabulary).float(), data.truth)
+    rows = read_manifest(data.work / "clean.jsonl").in_split("train")
+    number = 1 if column.startswith("one") else 2
+    said = []
+    for row in stream_rows(rows, ("id", "captions")):
+        order = torch.randperm(len(row["captions"]), generator=generator)[:number].tolist()
+        said.append({"id": row["id"], "captions": [row["captions"][place] for place in order]})
+    return Column(observed_labels(said, data.vocabulary).float(), data.truth)
 
 
 def _missing_by_photo(data: Dataset, generator: torch.Generator) -> Tensor:

@@ -23,7 +23,7 @@ from truetag.errors import InputError
 from truetag.evaluation.ranking import average_precision, mean_over_labels
 from truetag.io.devices import find_device
 from truetag.io.terminal import Progress
-from truetag.label_noise.heads import NUM_FOLDS, FittedHead, fit_head
+from truetag.label_noise.heads import FittedHead, fit_head
 from truetag.label_noise.observed_labels import as_groups, as_weights, observed_labels
 from truetag.label_noise.relabelling import fit_calibrated
 from truetag.label_noise.selection import Choice, candidates, choose, describe
@@ -35,7 +35,6 @@ from truetag.optimisation import INITIAL_INCORRECT_RATE, INITIAL_MISSING_RATE
 STAGE2_EPOCHS = 1 / 3
 """Epochs of stage 2, as a share of stage 1's."""
 _EXAMPLES_AT_A_TIME = 4096
-_HEADS_OF_CALIBRATED = NUM_FOLDS + 1
 
 
 class _NoProgress:
@@ -75,9 +74,10 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
     Args:
         noise_model: "none"; "fi", rates per label; "fd", rates that also depend on the features; "fd-shared", on the
             features alike for all labels: each is trained as the recipe of `truetag train` (mlcn-star, nmn-fi, nmn-fd).
-            Or "auto", which chooses on a quarter of the training examples, by their observed labels, between "none",
-            ridge regression and "fi" from the first step, and whether to train on p(y=1|z,x) instead of the labels; it
-            also estimates rates and calibrates probabilities out of sample (`truetag.label_noise`).
+            Or "auto", which chooses on a quarter of the training examples, by their observed labels, between ridge and
+            logistic regression of the labels, and ridge regression of p(y=1|z,x); it also estimates rates and
+            calibrates probabilities out of sample (`truetag.label_noise`). With a `q` it chooses between "none" and
+            "fi" from the first step with this q, of the labels or of p(y=1|z,x).
         q: of the q-likelihood: 0 is the likelihood, towards 1 it is more robust. "auto": chosen where `noise_model` is,
             else 0.
         epochs: passes over the data without the noise model; a third as many follow with it. On small data more, so
@@ -334,12 +334,12 @@ class NoisyLabelClassifier(ClassifierMixin, BaseEstimator):
         self.choice_: Choice | None = None
         settings = among[0]
         with_progress = Progress if self.verbose else _NoProgress
-        num_heads = 1 if len(among) == 1 else len(among) + 4 * _HEADS_OF_CALIBRATED
+        num_heads = 1 if len(among) == 1 else len(among) + 2
         with with_progress("training heads", num_heads, even=False) as progress:
             if len(among) > 1:
 
                 def on_compared(settings: HeadSettings) -> None:
-                    progress.advance(_HEADS_OF_CALIBRATED if settings.train_on_posterior else 1, describe(settings))
+                    progress.advance(1, describe(settings))
 
                 self.choice_ = choose(
                     features, labels, among, weights, groups=groups, seed=seed, on_compared=on_compared

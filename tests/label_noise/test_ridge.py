@@ -4,12 +4,14 @@ import pytest
 import torch
 
 from truetag.label_noise import ridge
+from truetag.label_noise.eigenbasis import Eigenbasis
 from truetag.label_noise.ridge import fit_ridge
 
 
 def drawn(num_examples=40, num_features=6, unknown=0.0, seed=0):
     generator = torch.Generator().manual_seed(seed)
     features = torch.randn(num_examples, num_features, generator=generator)
+    features = (features - features.mean(0)) / features.std(0, correction=0)  # as they are standardised
     labels = (features[:, :3] + torch.randn(num_examples, 3, generator=generator) > 0.3).float()
     hidden = torch.rand(labels.shape, generator=generator) < unknown
     weights = torch.rand(num_examples, generator=generator) + 0.5
@@ -18,8 +20,7 @@ def drawn(num_examples=40, num_features=6, unknown=0.0, seed=0):
 
 def solver(features, labels, weights, groups=None, strength=0.1):
     """Scores that are left out, before they become log odds, and the coefficients of features."""
-    head = ridge.Head(features.shape[1], labels.shape[1])  # its standardisation changes nothing
-    made = ridge._Solver(head.standardise, features, labels, weights, groups)
+    made = ridge._Solver(Eigenbasis(features, False, weights, groups), labels)
     return made.solve(strength), made
 
 
@@ -77,13 +78,13 @@ def test_unknown_labels_are_left_out_of_the_fit(monkeypatch):
     monkeypatch.setattr(ridge, "_TOLERANCE", 1e-7)
     features, labels, weights = drawn(unknown=0.5)
     solution, made = solver(features, labels, weights)
-    everyone = made.rotated @ solution.coefficients + solution.intercept
-    beta = made.basis @ solution.coefficients
+    everyone = made.basis.rotated @ solution.coefficients + solution.intercept
+    beta = made.basis._basis @ solution.coefficients
     for label in range(3):
         known = labels[:, label] >= 0
         w = (weights / weights.mean())[known]
         residual = w * (labels[known, label] - everyone[known, label])
-        gradient = (features[known] - made.centre).T @ residual - 0.1 * made.num_counted[label] * beta[:, label]
+        gradient = (features[known] - made.basis._centre).T @ residual - 0.1 * made.num_counted[label] * beta[:, label]
         assert gradient.abs().max() < 1e-3
         assert residual.sum().abs() < 1e-3
 
@@ -97,7 +98,7 @@ def test_the_strength_is_the_best_one_by_left_out_scores():
     def score(left_out):
         return torch.corrcoef(torch.stack([left_out[:, 0], labels[:, 0]]))[0, 1].item()
 
-    found = fit_ridge(features, labels, score)
+    found = fit_ridge(Eigenbasis(features), labels, score)
     assert found.strength > 0.1  # a weaker penalty would learn 200 features by heart
     assert found.score == pytest.approx(score(found.logits), abs=1e-5)
     test = torch.randn(2000, 200, generator=generator)
@@ -111,7 +112,7 @@ def test_logits_are_log_odds():
     features = torch.randn(4000, 5, generator=generator)
     true = 2 * features[:, :1] - 1
     labels = (torch.rand(4000, 1, generator=generator) < true.sigmoid()).float()
-    found = fit_ridge(features, labels, lambda scores: 0.0)
+    found = fit_ridge(Eigenbasis(features), labels, lambda scores: 0.0)
     assert (found.logits.sigmoid().mean() - labels.mean()).abs() < 0.01
     assert (found.logits.sigmoid() - true.sigmoid()).abs().mean() < 0.06
     assert torch.allclose(found.head(features), found.logits, atol=0.05)
@@ -120,7 +121,7 @@ def test_logits_are_log_odds():
 def test_labels_that_never_change_and_features_that_never_change():
     features = torch.ones(30, 4)
     labels = torch.stack([torch.zeros(30), torch.ones(30), torch.full((30,), -1.0)], 1)
-    found = fit_ridge(features, labels, lambda scores: 0.0)
+    found = fit_ridge(Eigenbasis(features), labels, lambda scores: 0.0)
     assert torch.isfinite(found.logits).all()
     assert torch.isfinite(found.head(features)).all()
     assert found.head(features)[0, 0] < -3
@@ -134,7 +135,7 @@ def test_rare_labels_that_are_told_apart_keep_their_ranking():
     features[:12, 0] += 12
     labels = torch.zeros(3000, 1)
     labels[:12] = 1
-    found = fit_ridge(features, labels, lambda scores: 0.0)
+    found = fit_ridge(Eigenbasis(features), labels, lambda scores: 0.0)
     assert (found.logits[:12] > 2).all()
     assert (found.logits[12:] < 0).all()
     assert (found.head(features)[:12] > found.head(features)[12:].max()).all()

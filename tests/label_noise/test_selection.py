@@ -9,6 +9,7 @@ import torch
 from truetag.data.corruption import flip_labels
 from truetag.evaluation.ranking import average_precision
 from truetag.label_noise.heads import fit_head
+from truetag.label_noise.relabelling import fit_calibrated
 from truetag.label_noise.selection import QS, candidates, choose, describe
 from truetag.label_noise.settings import JOINT, HeadSettings
 
@@ -31,19 +32,33 @@ def few_steps(monkeypatch):
     monkeypatch.setattr("truetag.label_noise.heads.FEWEST_STEPS", 20)
 
 
-def test_the_plain_head_is_the_first_candidate():
-    first, ridge, *others = candidates(PLAIN)
+TRAINED = candidates(PLAIN, with_solved=False)
+
+
+def test_solved_heads_compete_unless_heads_are_trained_or_q_is_given():
+    assert candidates(PLAIN) == [replace(PLAIN, solver="ridge"), replace(PLAIN, solver="logistic")]
+    first, *others = TRAINED
     assert first == PLAIN
-    assert ridge == replace(PLAIN, solver="ridge")
-    assert candidates(PLAIN, with_ridge=False) == [first, *others]
     assert [(settings.noise_model, settings.q) for settings in others] == [("fi", q) for q in QS]
     assert all(replace(settings, noise_model="none", q=0.0) == PLAIN for settings in others)
+    assert [settings.q for settings in candidates(PLAIN, 0.3)] == [0, 0.3]
+
+
+@pytest.mark.parametrize("flips", [(0.0, 0.0), (0.3, 0.0), (0.2, 0.2)])
+def test_solved_heads_are_no_worse_than_trained_ones(flips):
+    features, labels = linear_truth(2 * N, seed=1)
+    observed = flip_labels(labels, *flips, torch.Generator().manual_seed(0))
+    settings = choose(features[:N], observed[:N], candidates(PLAIN)).settings
+    ours = fit_calibrated(features[:N], observed[:N], settings)
+    plain = fit_head(features[:N], observed[:N], PLAIN)
+    ours, plain = (average_precision(fitted(features[N:]), labels[N:]).mean() for fitted in (ours, plain))
+    assert ours > plain - 0.003
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_on_clean_labels_the_choice_costs_nothing(seed):
     features, labels = linear_truth(2 * N, seed)
-    choice = choose(features[:N], labels[:N], candidates(PLAIN))
+    choice = choose(features[:N], labels[:N], TRAINED)
     chosen, plain = (
         average_precision(fit_head(features[:N], labels[:N], settings)(features[N:]), labels[N:]).mean()
         for settings in (choice.settings, PLAIN)
@@ -55,7 +70,7 @@ def test_on_clean_labels_the_choice_costs_nothing(seed):
 def test_on_flipped_labels_q_is_raised():
     features, labels = linear_truth(2 * N, seed=1)
     observed = flip_labels(labels, 0.2, 0.2, torch.Generator().manual_seed(0))
-    choice = choose(features, observed, candidates(PLAIN))
+    choice = choose(features, observed, TRAINED)
     assert choice.settings.noise_model == "fi"
     assert choice.settings.q > 0
     assert choice.scores[describe(choice.settings)] == max(choice.scores.values())
@@ -66,7 +81,7 @@ def test_on_flipped_labels_q_is_raised():
 @pytest.mark.parametrize("value", [0.0, 1.0, NAN])
 def test_without_a_label_to_choose_by_the_first_is_kept(value):
     features, labels = linear_truth(100)
-    choice = choose(features, torch.full_like(labels, value), candidates(PLAIN))
+    choice = choose(features, torch.full_like(labels, value), TRAINED)
     assert choice.settings == PLAIN
     assert choice.scores == {}
     assert "no label" in choice.reason
@@ -135,13 +150,13 @@ def test_weights_and_targets_reach_training():
 @pytest.mark.usefixtures("few_steps")
 def test_how_far_ahead_the_best_must_be():
     features, labels = linear_truth()
-    free, strict = (choose(features, labels, candidates(PLAIN), num_errors=errors) for errors in (0.0, 1e6))
+    free, strict = (choose(features, labels, TRAINED, num_errors=errors) for errors in (0.0, 1e6))
     assert free.scores[describe(free.settings)] == max(free.scores.values())
     assert strict.settings == PLAIN
     assert "1e+06 standard errors" in strict.reason
 
 
 def test_the_plain_candidate_is_the_fair_baseline_and_the_others_train_jointly():
-    plain, _, first, *_ = candidates(HeadSettings())
+    plain, first, *_ = candidates(HeadSettings(), with_solved=False)
     assert plain == HeadSettings()
     assert first == JOINT

@@ -1,6 +1,6 @@
 """Training a linear head on features in memory, in seconds: what the estimator, cross-fits and choices are made of.
 
-With the solver "ridge" nothing is trained: the head is solved for (`label_noise.ridge`).
+With the other solvers nothing is trained: heads are solved for (`label_noise.solved_heads`).
 
 The other loop, `training.stage`, reads batches, saves checkpoints and trains backbones. Both have the same two stages,
 the same composition (objective o observe o noise model o head), the same parts and the same defaults. Labels may be
@@ -17,10 +17,9 @@ from torch import Tensor
 
 from truetag import optimisation
 from truetag.data.stratify import grouped_folds
-from truetag.evaluation.ranking import average_precision, mean_over_labels
 from truetag.label_noise.linear_head import Head, label_frequencies, uses_layer_norm
-from truetag.label_noise.ridge import RidgeFit, fit_ridge
 from truetag.label_noise.settings import HeadSettings
+from truetag.label_noise.solved_heads import SolvedHeads
 from truetag.latent import known, reduce
 from truetag.likelihood import observed_loss
 from truetag.losses import q_likelihood
@@ -75,8 +74,8 @@ def fit_head(
             q-likelihood; it is 0 at unknown labels.
         seed: decides the order of examples and dropout.
     """
-    if settings.solver == "ridge":
-        return FittedHead(_fit_ridge(features, labels, settings, weights).head, None)
+    if settings.solver != "adamw":
+        return FittedHead(SolvedHeads(features, labels, settings.layer_norm, weights).fit(settings).head, None)
     num_features, num_labels = features.shape[1], labels.shape[1]
     sizes = optimisation.step_sizes(num_features, settings.learning_rate, settings.weight_decay, settings.dropout)
     normalised = uses_layer_norm(num_features, settings.layer_norm)
@@ -152,8 +151,8 @@ def out_of_sample_logits(
         seed: decides the folds and the training.
         on_fold: called with 1 after each fold.
     """
-    if settings.solver == "ridge":  # of which every example is a fold
-        return _fit_ridge(features, labels, settings, weights, groups).logits
+    if settings.solver != "adamw":  # every example is a fold
+        return SolvedHeads(features, labels, settings.layer_norm, weights, groups).left_out(settings)
     folds = torch.from_numpy(grouped_folds(len(features), num_folds, torch.Generator().manual_seed(seed), groups))
     logits = features.new_zeros(labels.shape)
     for fold in folds.unique():
@@ -164,27 +163,6 @@ def out_of_sample_logits(
         if on_fold is not None:
             on_fold(1)
     return logits
-
-
-def _fit_ridge(
-    features: Float[Tensor, "N D"],
-    labels: Shaped[Tensor, "N K"],
-    settings: HeadSettings,
-    weights: Float[Tensor, "N"] | None,
-    groups: Sequence[Hashable] | None = None,
-) -> RidgeFit:
-    """The strength, and unless it is given layer norm, with the best mean AP of left-out scores; labels from 0.5 on
-    count as present."""
-    present = torch.where(known(labels), (labels >= 0.5).to(torch.int8), -1).cpu()
-
-    def score(left_out: Float[Tensor, "N K"]) -> float:
-        mean_ap = mean_over_labels(average_precision(left_out.cpu(), present))
-        return 0.0 if math.isnan(mean_ap) else mean_ap
-
-    with_norm = uses_layer_norm(features.shape[1], settings.layer_norm)
-    both = (True, False) if with_norm and settings.layer_norm is None else (with_norm,)
-    fits = [fit_ridge(features, labels, score, layer_norm, weights, groups) for layer_norm in both]
-    return max(fits, key=lambda fit: fit.score)
 
 
 @dataclass(frozen=True)

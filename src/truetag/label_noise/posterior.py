@@ -128,6 +128,7 @@ def label_posterior(
     observation: Observation,
     groups: Sequence[Hashable] | None = None,
     seed: int = 0,
+    calibration: Calibration | None = None,
 ) -> LabelPosterior:
     """rho of every label.
 
@@ -136,9 +137,10 @@ def label_posterior(
         observation: the observed labels.
         groups: near-duplicates.
         seed: decides the folds and the training of the relations.
+        calibration: of these logits, if they have been calibrated.
     """
     labels, weights = observation.labels, observation.weights
-    first = split_ends(calibrate(logits, labels, weights))
+    first = split_ends(calibrate(logits, labels, weights) if calibration is None else calibration)
     by_image = first.true_logits(logits)
     posterior = _weigh_records(by_image, by_image, first, observation)
     related = related_logits(

@@ -21,6 +21,7 @@ from truetag.label_noise.linear_head import Head
 from truetag.label_noise.posterior import label_posterior, observe_labels
 from truetag.label_noise.rates import Calibration, calibrate
 from truetag.label_noise.settings import HeadSettings
+from truetag.label_noise.solved_heads import SolvedHeads
 from truetag.latent import known, posterior_logits
 from truetag.noise_models import FeatureIndependentNoise
 
@@ -65,6 +66,7 @@ def calibrated_logits(
     groups: Sequence[Hashable] | None = None,
     seed: int = 0,
     on_fold: Callable[[int], None] | None = None,
+    solved: SolvedHeads | None = None,
 ) -> CalibratedLogits:
     """Logits of heads that did not see the example, calibrated together with the rates of wrong labels.
 
@@ -76,9 +78,13 @@ def calibrated_logits(
         groups: near-duplicates, none of which is trained on where another is scored.
         seed: decides the folds and the training.
         on_fold: called with 1 after each of the `NUM_FOLDS` folds.
+        solved: heads of these examples, where some were solved for before.
     """
     weights = _in_examples(weights)
-    logits = out_of_sample_logits(features, labels, settings, weights, groups, seed=seed, on_fold=on_fold)
+    if solved is not None and settings.solver != "adamw":
+        logits = solved.left_out(settings)
+    else:
+        logits = out_of_sample_logits(features, labels, settings, weights, groups, seed=seed, on_fold=on_fold)
     logits = logits.to(labels.device)
     return CalibratedLogits(logits, calibrate(logits, labels, weights))
 
@@ -113,6 +119,7 @@ def fit_calibrated(
     groups: Sequence[Hashable] | None = None,
     seed: int = 0,
     expected: Expectation | None = None,
+    solved: SolvedHeads | None = None,
 ) -> FittedHead:
     """A head with calibrated probabilities, estimated rates and thresholds; with `train_on_posterior` trained on rho.
 
@@ -124,16 +131,26 @@ def fit_calibrated(
         groups: near-duplicates, none of which is trained on where another is scored.
         seed: decides the folds and the training.
         expected: the E-step of these settings, where it has been taken.
+        solved: heads of these examples, where some were solved for before.
     """
+    if solved is None:
+        solved = SolvedHeads(features, labels, settings.layer_norm, weights, groups)
     if expected is None:
-        expected = expect(features, labels, settings, weights, groups, seed)
+        expected = expect(features, labels, settings, weights, groups, seed, solved)
     calibrated, posterior = expected
-    if settings.train_on_posterior:
-        labels = posterior
-        settings = second_head_settings(settings)
-    thresholds = expected_f1_thresholds(calibrated.logits.sigmoid().cpu(), posterior.cpu())
-    head = fit_head(features, labels, settings, weights, seed=seed).head
-    match_logits(head, head(features), moments_of(calibrated.logits))
+    last = second_head_settings(settings) if settings.train_on_posterior else settings
+    if last.solver == "adamw":
+        labels = posterior if settings.train_on_posterior else labels
+        head = fit_head(features, labels, last, weights, seed=seed).head
+        match_logits(head, head(features), moments_of(calibrated.logits))
+        logits = calibrated.logits
+    elif settings.train_on_posterior:  # left-out logits are log odds of the posterior
+        head, logits, *_ = solved.fit_to(posterior, last)
+    else:
+        head, scores, *_ = solved.fit(last)
+        match_logits(head, scores, moments_of(calibrated.logits))
+        logits = calibrated.logits
+    thresholds = expected_f1_thresholds(logits.sigmoid().cpu(), posterior.cpu())
     return FittedHead(head, estimated_noise(calibrated.calibration).to(features), thresholds)
 
 
@@ -144,6 +161,7 @@ def expect(
     weights: Float[Tensor, "N"] | None = None,
     groups: Sequence[Hashable] | None = None,
     seed: int = 0,
+    solved: SolvedHeads | None = None,
 ) -> Expectation:
     """The E-step of heads with these settings.
 
@@ -154,8 +172,9 @@ def expect(
         weights: one per example, in any unit.
         groups: near-duplicates, none of which is trained on where another is scored.
         seed: decides the folds and the training.
+        solved: heads of these examples, where some were solved for before.
     """
-    calibrated = calibrated_logits(features, labels, settings, weights, groups, seed)
+    calibrated = calibrated_logits(features, labels, settings, weights, groups, seed, solved=solved)
     if settings.train_on_posterior:
         return Expectation(calibrated, posterior_of(calibrated, labels, weights, groups, seed))
     log_q = estimated_noise(calibrated.calibration)()
@@ -184,7 +203,7 @@ def match_logits(head: Head, logits: Float[Tensor, "N K"], target: LogitMoments)
 
     Args:
         head: to be changed.
-        logits: its own, on the examples that `target` is about.
+        logits: its own, on the examples that `target` is about; if possible without having seen them.
         target: moments of calibrated logits.
     """
     mean, deviation = moments_of(logits)
@@ -217,7 +236,7 @@ def posterior_of(
         seed: decides the training of the relations.
     """
     observation = observe_labels(labels, _in_examples(weights))
-    posterior = label_posterior(calibrated.scores, observation, groups, seed).probabilities
+    posterior = label_posterior(calibrated.scores, observation, groups, seed, calibrated.calibration).probabilities
     return torch.where(known(labels), posterior, -1)
 
 

@@ -15,9 +15,11 @@ from torch import Tensor
 
 from truetag.data.stratify import stratified_split
 from truetag.evaluation.ranking import average_precision
-from truetag.label_noise.heads import FittedHead, fit_head
-from truetag.label_noise.relabelling import expect, fit_calibrated
+from truetag.label_noise.heads import fit_head
+from truetag.label_noise.linear_head import Head
+from truetag.label_noise.relabelling import fit_calibrated
 from truetag.label_noise.settings import JOINT, HeadSettings
+from truetag.label_noise.solved_heads import SolvedHeads
 
 QS = (0.0, 0.2, 0.4, 0.6, 0.8)
 HELD_OUT = 0.25
@@ -37,12 +39,16 @@ class Choice:
     reason: str
 
 
-def candidates(settings: HeadSettings, q: float | None = None, with_ridge: bool = True) -> list[HeadSettings]:
-    """The plain head (mlcn-star), ridge, then the noise model FI from the first step with each q, or the given one.
+def candidates(settings: HeadSettings, q: float | None = None, with_solved: bool = True) -> list[HeadSettings]:
+    """Ridge and logistic regression; or the plain head (mlcn-star) and the noise model FI from the first step.
 
-    Checkpointed training, which solves nothing in closed form, leaves ridge out. The joint candidates take from
-    `settings` what is not part of the method: batch size, step sizes, layer norm.
+    The latter are for checkpointed training, which solves for nothing, and where q is given: the value of q that is
+    compared, instead of all. They take from `settings` what is not part of the method: batch size, step sizes, layer
+    norm.
     """
+    plain = replace(settings, noise_model="none", q=0.0)
+    if with_solved and q is None:
+        return [replace(plain, solver="ridge"), replace(plain, solver="logistic")]
     joint = replace(
         settings,
         noise_model=JOINT.noise_model,
@@ -52,9 +58,7 @@ def candidates(settings: HeadSettings, q: float | None = None, with_ridge: bool 
         stage1_epochs=0,
         stage2_epochs=settings.stage1_epochs or settings.stage2_epochs,
     )
-    plain = replace(settings, noise_model="none", q=0.0)
-    solved = [replace(plain, solver="ridge")] if with_ridge else []
-    return [plain, *solved, *(replace(joint, q=value) for value in (QS if q is None else (q,)))]
+    return [plain, *(replace(joint, q=value) for value in (QS if q is None else (q,)))]
 
 
 def choose(
@@ -71,8 +75,8 @@ def choose(
     """Train each candidate on three quarters of the examples and compare them on the rest.
 
     The first candidate is kept unless the best one beats it, by `num_errors` standard errors over labels.
-    Where there are no `targets`, the best candidate with a noise model and ridge compete once more,
-    trained on the posterior.
+    Where there are no `targets`, ridge or the best candidate with a noise model competes once more, trained on the
+    posterior.
 
     Args:
         features: one row per example.
@@ -97,24 +101,21 @@ def choose(
     kept_groups = None if groups is None else [groups[row] for row in (~held_out).nonzero().flatten().tolist()]
     kept = features[~held_out], train_on[~held_out]
 
-    def compare(settings: HeadSettings, fitted: FittedHead) -> None:
+    def compare(settings: HeadSettings, head: Head) -> None:
         if on_compared is not None:
             on_compared(settings)
-        aps[settings] = average_precision(fitted(features[held_out]).cpu(), observed[held_out])[compared]
+        aps[settings] = average_precision(head(features[held_out]).cpu(), observed[held_out])[compared]
 
     aps: dict[HeadSettings, Tensor] = {}  # J each
+    solved = SolvedHeads(*kept, among[0].layer_norm, kept_weights, kept_groups)
     for settings in among:
-        compare(settings, fit_head(*kept, settings, kept_weights, seed=seed))
-    noisy = [settings for settings in among if settings.noise_model != "none"]
-    solved = [settings for settings in among if settings.solver == "ridge"]
-    if targets is None and noisy:
-        best = max(noisy, key=lambda settings: aps[settings].mean())
-        for first in (best, *solved):
-            on_posterior = replace(first, train_on_posterior=True)
-            expected = expect(*kept, on_posterior, kept_weights, kept_groups, seed)
-            seconds = [replace(on_posterior, second_solver="ridge")] if solved else []
-            for settings in [on_posterior, *seconds] if first == best else seconds:
-                compare(settings, fit_calibrated(*kept, settings, kept_weights, kept_groups, seed, expected))
+        if settings.solver == "adamw":
+            compare(settings, fit_head(*kept, settings, kept_weights, seed=seed).head)
+        else:
+            compare(settings, solved.fit(settings).head)
+    if targets is None and (first := _first_of_posterior(aps)) is not None:
+        settings = replace(first, train_on_posterior=True, second_solver=first.solver)
+        compare(settings, fit_calibrated(*kept, settings, kept_weights, kept_groups, seed, solved=solved).head)
     return _decide(aps, among[0], num_errors)
 
 
@@ -123,11 +124,18 @@ def describe(settings: HeadSettings) -> str:
 
     >>> describe(HeadSettings(noise_model="fi", q=0.4))
     'fi, q = 0.4'
+    >>> describe(HeadSettings(solver="ridge", train_on_posterior=True))
+    'ridge, on the posterior'
     """
-    name = "ridge" if settings.solver == "ridge" else f"{settings.noise_model}, q = {settings.q:g}"
-    if not settings.train_on_posterior:
-        return name
-    return name + (", then ridge on the posterior" if settings.second_solver == "ridge" else ", on the posterior")
+    name = f"{settings.noise_model}, q = {settings.q:g}" if settings.solver == "adamw" else settings.solver
+    return name + (", on the posterior" if settings.train_on_posterior else "")
+
+
+def _first_of_posterior(aps: dict[HeadSettings, Float64[Tensor, "J"]]) -> HeadSettings | None:
+    """The candidate that is tried on the posterior as well."""
+    solved = [settings for settings in aps if settings.solver == "ridge"]
+    noisy = [settings for settings in aps if settings.noise_model != "none"]
+    return max(solved or noisy, key=lambda settings: aps[settings].mean().item(), default=None)
 
 
 def _hold_out(observed: Int8[Tensor, "N K"], groups: Sequence[Hashable] | None, seed: int) -> Bool[Tensor, "N"]:

@@ -17,9 +17,9 @@ class HeadSettings:
     """What stage 2 adds to the classifier."""
     q: float = 0.0
     """q-likelihood of the observed label; 0 is the likelihood."""
-    solver: Literal["adamw", "ridge"] = "adamw"
-    """Steps of AdamW on the (observed) likelihood, or ridge regression (`label_noise.ridge`), which has no noise model
-    and reads of all that follows `layer_norm` alone."""
+    solver: Literal["adamw", "ridge", "logistic"] = "adamw"
+    """Steps of AdamW on the (observed) likelihood; or a head that is solved for (`label_noise.solved_heads`), which
+    reads of all that follows `layer_norm` alone: ridge or logistic regression."""
     train_on_posterior: bool = False
     """Train on p(y=1|z,x) instead of z. `relabelling.fit_calibrated` does; `fit_head` ignores it."""
     second_solver: Literal["adamw", "ridge"] = "adamw"
@@ -49,8 +49,8 @@ class HeadSettings:
     noise_weight_decay: float = optimisation.NOISE_WEIGHT_DECAY
     """Decay of u towards zero."""
     layer_norm: bool | None = None
-    """Normalise each example over its features first, as suits embeddings; None: from 64 features on (of ridge: as
-    left-out scores say)."""
+    """Normalise each example over its features first, as suits embeddings; None: from 64 features on (of heads
+    that are solved for: as left-out scores say)."""
 
 
 JOINT = HeadSettings(

@@ -171,7 +171,7 @@ def learn_from_features(
         return state, note
     settings = HeadSettings(stage1_epochs=config.stage1_epochs, stage2_epochs=config.stage2_epochs)
     q = None if config.q == "auto" else config.q
-    among = candidates(settings, q, with_ridge=False)
+    among = candidates(settings, q, with_solved=False)
     with Progress("choosing how to treat the noise", len(among), even=False) as progress:
         choice = choose(
             features,

@@ -1,0 +1,173 @@
+"""Penalised likelihood of the observed labels with fixed rates: logistic regression where they are zero.
+
+The head maximises, for each label,
+
+    sum over examples of w log p(z|x)  -  lambda n / 2 |c|^2,        p(z=1|x) = q10 + (1 - q01 - q10) sigmoid(o)
+
+[Eq. 5] by Newton's steps with Fisher's information, in the basis of the features' Gram matrix, which preconditions the
+conjugate gradients of each step. One more Newton step without the example gives its left-out logit [Pregibon 1981];
+there the Gram matrix that each label's curvatures weigh is taken for a multiple of the common one. Left-out logits
+choose the strength, as in `ridge`.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from truetag.label_noise.eigenbasis import SMALLEST, Eigenbasis, conjugate_gradients
+from truetag.label_noise.linear_head import label_frequencies
+from truetag.label_noise.ridge import SolvedHead
+from truetag.latent import known
+
+_START, _STEP, _LEAST, _MOST = -0.5, 0.5, -4.0, 3.0
+"""Exponents of strengths: the first that is tried, how far apart they are, and the ends."""
+_NUM_ROUNDS, _NUM_ITERATIONS, _NUM_HALVINGS = 8, 8, 5
+_TOLERANCE, _GAIN = 0.1, 1e-4
+_LEAST_CURVATURE = 1e-4
+_LEAST_SHARE = 1e-3
+_SMALLEST_FREQUENCY = 1e-3
+
+
+def fit_logistic(
+    basis: Eigenbasis,
+    labels: Shaped[Tensor, "N K"],
+    score: Callable[[Float[Tensor, "N K"]], float],
+    missing: Float[Tensor, "K"] | None = None,
+    incorrect: Float[Tensor, "K"] | None = None,
+) -> SolvedHead:
+    """Fit heads of several strengths and keep the one whose left-out logits are best.
+
+    The strengths are tried from the middle on, as long as they get better, each from the solution of the last.
+
+    Args:
+        basis: of the features.
+        labels: 1, 0, anything between, NaN or -1 for unknown.
+        score: of left-out logits, the higher the better, such as their mean AP.
+        missing: q01 of each label; None: no label is missing.
+        incorrect: q10 of each label; None: none is incorrect.
+    """
+    nothing = basis.values.new_zeros(labels.shape[1])
+    missing, incorrect = (nothing if rate is None else rate.to(nothing) for rate in (missing, incorrect))
+    solver = _Solver(basis, labels, missing, incorrect)
+    tried: dict[float, tuple[float, _Solution]] = {}  # by exponent of the strength
+
+    def try_strength(exponent: float, start: _Solution) -> float:
+        solution = solver.solve(10**exponent, start)
+        tried[exponent] = score(solution.left_out), solution
+        return tried[exponent][0]
+
+    best = _START
+    reached = try_strength(best, solver.start())
+    for step in (_STEP, -_STEP):
+        while _LEAST <= best + step <= _MOST and best + step not in tried:
+            if try_strength(best + step, tried[best][1]) <= reached:
+                break
+            best, reached = best + step, tried[best + step][0]
+    beside = [exponent for exponent in (best - _STEP, best + _STEP) if exponent in tried]
+    if beside:  # the peak lies between the best and the better one of its neighbours
+        try_strength((best + max(beside, key=lambda exponent: tried[exponent][0])) / 2, tried[best][1])
+    best = max(tried, key=lambda exponent: tried[exponent][0])
+    best_score, solution = tried[best]
+    head = basis.head(solution.coefficients, solution.intercept)
+    return SolvedHead(head, solution.left_out, 10**best, best_score)
+
+
+class _Solution(NamedTuple):
+    coefficients: Float[Tensor, "R K"]
+    intercept: Float[Tensor, "K"]
+    left_out: Float[Tensor, "N K"]
+
+
+class _Solver:
+    """The labels to be fitted, in a basis."""
+
+    def __init__(
+        self,
+        basis: Eigenbasis,
+        labels: Shaped[Tensor, "N K"],
+        missing: Float[Tensor, "K"],
+        incorrect: Float[Tensor, "K"],
+    ) -> None:
+        self.basis, self.missing, self.incorrect = basis, missing, incorrect
+        is_known = known(labels).to(basis.rotated.device)
+        self.labels = torch.where(is_known, labels.to(basis.rotated), 0)
+        self.counted = is_known * basis.weights.unsqueeze(1)  # N K
+        self.num_counted = self.counted.sum(0).clamp(min=SMALLEST)  # K
+        observed = label_frequencies(torch.where(is_known, self.labels, -1), basis.weights)
+        slope = (1 - missing - incorrect).clamp(min=SMALLEST)
+        self.prior = ((observed - incorrect) / slope).clamp(_SMALLEST_FREQUENCY, 1 - _SMALLEST_FREQUENCY).logit()
+
+    def start(self) -> _Solution:
+        """No coefficients yet."""
+        return _Solution(self.basis.values.new_zeros(len(self.basis.values), len(self.prior)), self.prior, self.labels)
+
+    def solve(self, strength: float, start: _Solution) -> _Solution:
+        """The solution of one strength, and the logits of each example without its group."""
+        penalty = strength * self.num_counted  # K
+        # directions that the penalty leaves nothing of are left out
+        kept = self.basis.values > _LEAST_SHARE * penalty.min()
+        rotated, values = self.basis.rotated[:, kept], self.basis.values[kept].unsqueeze(1)  # N R, R 1
+        coefficients, intercept = start.coefficients[kept], start.intercept
+        logits = rotated @ coefficients + intercept
+        losses, slopes, curvatures = self._law(logits)
+        loss = losses + penalty / 2 * coefficients.square().sum(0)
+        for _ in range(_NUM_ROUNDS):
+            bent = curvatures.sum(0).clamp(min=SMALLEST)  # K
+            inverse = 1 / (values * bent / self.num_counted + penalty)
+
+            def apply(vector: Tensor, curvatures: Tensor = curvatures, bent: Tensor = bent) -> Tensor:
+                scores = rotated @ vector
+                scores = scores - (scores * curvatures).sum(0) / bent  # the intercept follows
+                return rotated.T @ (scores * curvatures) + penalty * vector
+
+            centred = slopes - curvatures * (slopes.sum(0) / bent)
+            right = -(rotated.T @ centred + penalty * coefficients)
+            direction = conjugate_gradients(apply, right, inverse, _NUM_ITERATIONS, _TOLERANCE)
+            scores = rotated @ direction
+            shift = -(slopes.sum(0) + (scores * curvatures).sum(0)) / bent
+            moved, step = scores + shift, torch.ones_like(bent)
+            for _ in range(_NUM_HALVINGS + 1):
+                tried = coefficients + step * direction
+                losses, new_slopes, new_curvatures = self._law(logits + step * moved)
+                reached = losses + penalty / 2 * tried.square().sum(0)
+                worse = reached > loss
+                if not bool(worse.any()):
+                    break
+                step = torch.where(worse, step / 4, step)
+            better = reached <= loss
+            step = torch.where(better, step, 0)
+            coefficients, intercept, logits = (
+                coefficients + step * direction,
+                intercept + step * shift,
+                logits + step * moved,
+            )
+            slopes, curvatures = (
+                torch.where(better, new, old) for new, old in ((new_slopes, slopes), (new_curvatures, curvatures))
+            )
+            gained = bool(((loss - reached) > _GAIN * loss.abs()).any())
+            loss = torch.where(better, reached, loss)
+            if not gained:
+                break
+        bent = curvatures.sum(0).clamp(min=SMALLEST)
+        full = start.coefficients.new_zeros(len(kept), len(bent))
+        full[kept] = coefficients
+        inverse = 1 / (self.basis.values.unsqueeze(1) * bent / self.num_counted + penalty)
+        left_out = self.basis.leave_out(logits, slopes, curvatures, inverse, 1 / bent)
+        return _Solution(full, intercept, left_out)
+
+    def _law(
+        self, logits: Float[Tensor, "N K"]
+    ) -> tuple[Float[Tensor, "K"], Float[Tensor, "N K"], Float[Tensor, "N K"]]:
+        """The loss of each label, and slope and expected curvature of each example's part in its logit."""
+        present = logits.sigmoid()
+        observed = self.incorrect + (1 - self.missing - self.incorrect) * present
+        observed = observed.clamp(SMALLEST, 1 - SMALLEST)
+        losses = -(self.labels * observed.log() + (1 - self.labels) * (1 - observed).log())
+        of_logit = (1 - self.missing - self.incorrect) * present * (1 - present)
+        variance = observed * (1 - observed)
+        slopes = of_logit * (observed - self.labels) / variance
+        curvatures = (of_logit.square() / variance).clamp(min=_LEAST_CURVATURE)
+        return (losses * self.counted).sum(0), slopes * self.counted, curvatures * self.counted

@@ -78,7 +78,7 @@ def audit(
     # here: what they import takes seconds, and mistakes are told at once
     from truetag.audit.judge import judge
     from truetag.audit.reading import read_arrays, read_run
-    from truetag.audit.review import write_page
+    from truetag.audit.review import write_review
     from truetag.audit.tables import find, write_audit
 
     skips = SkipList(reading.max_skipped)
@@ -95,5 +95,5 @@ def audit(
     given = dict(zip(found.examples["id"], found.examples["given"], strict=True))
     source = manifest or tags
     assert source is not None
-    write_page(out / "index.html", found.issues, media, source.name, given)
+    write_review(out / "index.html", found.issues, media, source.name, given)
     return replace(found, folder=out)

@@ -12,12 +12,12 @@ from truetag.data.bags import read_bags
 from truetag.data.manifest import read_manifest, stream_rows
 from truetag.errors import InputError
 from truetag.io.files import refuse_overwriting
+from truetag.io.pages import write_page
 from truetag.io.paths import takes_paths
 from truetag.io.text import decode, parse_json
 from truetag.media.data_urls import inline_picture
 from truetag.media.files import Reading, SkipList
 from truetag.media.photos import MediaError
-from truetag.reports.page import write_page
 
 _SIDE = 320  # pixels
 _GROUPS = ("Those that agree best with people", "Those in the middle", "Those that agree least")
@@ -64,7 +64,9 @@ def show_captions(
         for title, group in zip(_GROUPS, chosen, strict=True)
     ]
     scores = json.loads((metrics / f"{name}.json").read_text())
-    write_page(out, "captions.html", groups=groups, scores=scores, name=captioner.name, version=__version__)
+    write_page(
+        out, "truetag.reports", "captions.html", groups=groups, scores=scores, name=captioner.name, version=__version__
+    )
     return out
 
 

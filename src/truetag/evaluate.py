@@ -26,7 +26,7 @@ def evaluate(
     threshold: float | None = None,
     reading: Reading = Reading(),
 ) -> Metrics:
-    """Score a run and write RUN/metrics/MANIFEST-SPLIT.json.
+    """Score a run and write RUN/metrics/MANIFEST-SPLIT.json, with the curves of each label beside it.
 
     Args:
         run: the run folder.
@@ -45,10 +45,12 @@ def evaluate(
     import torch
 
     from truetag.data.labels import label_matrix
+    from truetag.evaluation.curves import precision_at_recall, reliability
     from truetag.evaluation.decisions import DEFAULT_THRESHOLD
     from truetag.noise_models import observed_logits
     from truetag.prediction.inference import predict_manifest
     from truetag.runs.folder import open_run
+    from truetag.runs.metrics import Curves, write_curves
     from truetag.runs.noise_model import load_noise_model
     from truetag.scoring import best_truth, caption_counts_of, learnt_rates, score
 
@@ -76,6 +78,8 @@ def evaluate(
     name = f"{manifest.stem}-{split or 'all'}"
     try:
         write_json(opened.folder / "metrics" / f"{name}.json", metrics)
+        curves = Curves(precision_at_recall(logits, labels), reliability(logits.sigmoid(), labels))
+        write_curves(opened.folder, name, curves)
         skips.write(opened.folder / "metrics" / f"{name}.json.skipped.jsonl")
     except OSError as error:  # the numbers are there, and are shown
         tell(f"cannot write {error.filename} ({error.strerror})")

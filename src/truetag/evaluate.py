@@ -11,7 +11,7 @@ from truetag.media.files import Reading
 from truetag.runs.paths import require_finished_run
 from truetag.truth import TRUTH_IN_WORDS, Metrics, Truth
 
-_PARTS_IN_WORDS = {
+PARTS_IN_WORDS = {
     **{"VB": "verbs", "NN": "nouns", "JJ": "adjectives", "DT": "determiners", "PRP": "pronouns", "IN": "prepositions"},
     "-": "not known",
 }
@@ -127,6 +127,6 @@ def format_metrics(metrics: Metrics) -> str:
         lines.append(f"{metrics['num_labels_without_positives']} labels have no positive here and are left out")
     if metrics["num_skipped"]:
         lines.append(f"{metrics['num_skipped']} photos could not be used")
-    kinds = [f"{part} {_PARTS_IN_WORDS[part]}" for part in parts if part in _PARTS_IN_WORDS]
+    kinds = [f"{part} {PARTS_IN_WORDS[part]}" for part in parts if part in PARTS_IN_WORDS]
     lines.append(f"(in percent; AP: mean over labels of the average precision{''.join(f'; {kind}' for kind in kinds)})")
     return "\n".join(lines)

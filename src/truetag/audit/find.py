@@ -1,5 +1,6 @@
 """`truetag audit`: one ranked list of tags that are probably wrong or missing, with a page to review them."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,6 +91,8 @@ def audit(
         evidence, media = read_arrays(array, tags, probabilities is not None, min_count), None
     found = find(evidence, judge(evidence, seed), min_probability)
     found.summary["skipped"] = len(skips)
+    for name, path in (("run", run), ("manifest", manifest)):  # where they are, seen from the folder of the audit
+        found.summary[name] = None if path is None else os.path.relpath(path.resolve(), out.resolve())
     write_audit(found, out)
     skips.write(out / "skipped.jsonl")
     given = dict(zip(found.examples["id"], found.examples["given"], strict=True))

@@ -79,10 +79,10 @@ def draw_region_maps(
 
 
 class _Frame(NamedTuple):
-    """A frame that could be read, and its index among the frames of its bag."""
+    """A frame that could be read, and its number among the frames of its bag."""
 
     photo: Image.Image
-    index: int
+    number: int
 
 
 def _read(bags: MediaBags, index: int) -> list[_Frame]:
@@ -150,7 +150,7 @@ def _draw(
         for line, colour in ((2.5, "black"), (1.2, "white")):  # to be seen on any photo
             corner = (x * width - 0.5, y * height - 0.5)
             panel.add_patch(Rectangle(corner, width, height, fill=False, linewidth=line, edgecolor=colour))
-        panel.set_title(title + moments[frames[most].index], fontsize=9, parse_math=False)
+        panel.set_title(title + moments[frames[most].number], fontsize=9, parse_math=False)
     if titles:
         scale = ScalarMappable(Normalize(0, 1), LinearSegmentedColormap.from_list("light", [(_DIM,) * 3, (1, 1, 1)]))
         bar = figure.colorbar(scale, ax=panels.tolist(), shrink=0.7, aspect=30, pad=0.01)

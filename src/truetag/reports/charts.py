@@ -61,15 +61,17 @@ class Interval(NamedTuple):
 
 
 @rc_context(_STYLE)
-def plot_epochs(series: Mapping[str, Sequence[Sequence[float]]], title: str) -> Figure:
+def plot_epochs(series: Mapping[str, Sequence[Sequence[float]]], names: Sequence[str], title: str) -> Figure:
     """One value over epochs, for each name the mean over its runs, within the least and the most of them.
 
     Args:
         series: for each name one row of values per run; runs may have come to different epochs.
+        names: of all series of the page, which decide the colours.
         title: of the values.
     """
     figure, panel = _new(title)
-    for number, (name, runs) in enumerate(series.items()):
+    for name, runs in series.items():
+        number = names.index(name)
         epochs = range(1, max(map(len, runs), default=0) + 1)
         values = [[run[epoch - 1] for run in runs if len(run) >= epoch] for epoch in epochs]
         marker = "o" if len(values) == 1 else ""
@@ -83,51 +85,58 @@ def plot_epochs(series: Mapping[str, Sequence[Sequence[float]]], title: str) -> 
 
 
 @rc_context(_STYLE)
-def plot_precision(series: Mapping[str, Sequence[float]], share: float) -> Figure:
+def plot_precision(series: Mapping[str, Sequence[float]], names: Sequence[str], share: float) -> Figure:
     """Precision at each recall, at evenly spaced recalls from 0 to 1.
 
     Args:
         series: for each name its precisions.
+        names: of all series of the page, which decide the colours.
         share: of the examples that have the tag: the precision of chance, as a dashed line.
     """
     figure, panel = _new("precision by recall")
     panel.axhline(share, color=_SOFT, linewidth=0.8, linestyle=(0, (4, 3)))
-    for number, (name, values) in enumerate(series.items()):
+    for name, values in series.items():
         recalls = [point / (len(values) - 1) for point in range(len(values))]
-        panel.plot(recalls, values, drawstyle="steps-pre", **_drawn_as(number, name))
+        panel.plot(recalls, values, drawstyle="steps-pre", **_drawn_as(names.index(name), name))
     panel.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall")
     return figure
 
 
 @rc_context(_STYLE)
-def plot_reliability(series: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
+def plot_reliability(series: Mapping[str, Sequence[tuple[float, float]]], names: Sequence[str]) -> Figure:
     """How often a tag holds by its predicted probability; on the dashed line probabilities come true.
 
     Args:
         series: for each name the bins, each with its mean probability and the share of examples with the tag.
+        names: of all series of the page, which decide the colours.
     """
     figure, panel = _new("share with the tag, by probability")
     panel.plot([0, 1], [0, 1], color=_SOFT, linewidth=0.8, linestyle=(0, (4, 3)))
-    for number, (name, bins) in enumerate(series.items()):
-        panel.plot(*zip(*bins, strict=True) if bins else ([], []), marker="o", ms=3, **_drawn_as(number, name))
-    panel.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="probability")
+    for name, bins in series.items():
+        panel.plot(
+            *zip(*bins, strict=True) if bins else ([], []), marker="o", ms=3, **_drawn_as(names.index(name), name)
+        )
+    panel.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="probability")
     return figure
 
 
 @rc_context(_STYLE)
-def plot_intervals(tags: Sequence[str], series: Mapping[str, Mapping[str, Interval]], title: str) -> Figure:
+def plot_intervals(
+    tags: Sequence[str], series: Mapping[str, Mapping[str, Interval]], names: Sequence[str], title: str
+) -> Figure:
     """A value of each tag with its interval, tags from top to bottom.
 
     Args:
         tags: in the order of the rows.
         series: for each name its values by tag; a tag without one has no mark.
+        names: of all series of the page, which decide the colours.
         title: of the values.
     """
     rows = len(tags) * (1 + 0.25 * len(series))
     figure, panel = _new(title, height=0.8 + 0.16 * rows)
-    for number, (name, values) in enumerate(series.items()):
+    for row, (name, values) in enumerate(series.items()):
         there = [(index, values[tag]) for index, tag in enumerate(tags) if tag in values]
-        offset = (number - (len(series) - 1) / 2) * min(0.22, 0.7 / len(series))
+        offset = (row - (len(series) - 1) / 2) * min(0.22, 0.7 / len(series))
         errors = [[v.value - v.low for _, v in there], [v.high - v.value for _, v in there]]
         panel.errorbar(
             [value.value for _, value in there],
@@ -136,12 +145,12 @@ def plot_intervals(tags: Sequence[str], series: Mapping[str, Mapping[str, Interv
             fmt="o",
             ms=3.5,
             elinewidth=1,
-            color=_colour(number),
+            color=_colour(names.index(name)),
             label=_short(name),
         )
     panel.set_yticks(range(len(tags)), [_short(tag, 18) for tag in tags])
     panel.set_ylim(len(tags) - 0.5, -0.5)
-    panel.set_xlim(left=0)
+    panel.margins(x=0.04)
     panel.grid(visible=False, axis="y")
     return figure
 

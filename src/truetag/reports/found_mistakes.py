@@ -59,7 +59,8 @@ def find_audits(groups: Sequence[SeedGroup], issues: Path | None, data: Path | N
         InputError: the summary of an audit is broken.
     """
     if issues is not None:
-        return [FoundAudit(str(issues), issues, data or _named(issues.parent, "manifest"))]
+        names = [g.name for g in groups if any(_is_of(issues.parent, record.run.folder) for record in g.records)]
+        return [FoundAudit([*names, str(issues)][0], issues, data or _named(issues.parent, "manifest"))]
     found = []
     for group in groups:
         runs = [record.run.folder for record in group.records]
@@ -100,7 +101,7 @@ def suspect_photos(audit: FoundAudit, count: int, reading: Reading) -> list[Susp
         kinds[change.action].append((change.tag or change.record or "", change.probability or 0.0))
     pictured = {}
     if audit.manifest is not None:
-        pictured = pictured_rows(read_manifest(audit.manifest), list(suspected), (), reading)
+        pictured = pictured_rows(read_manifest(audit.manifest), list(suspected), ("id",), reading)
     given = _given_tags(audit.issues.parent, suspected)
     photos = []
     for name, kinds in suspected.items():

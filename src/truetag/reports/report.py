@@ -59,6 +59,7 @@ def report(
     refuse_existing(page, overwrite)
     # here: what they import takes seconds, and mistakes are told at once
     from truetag import __version__
+    from truetag.evaluate import PARTS_IN_WORDS
     from truetag.io.pages import write_page
     from truetag.reports.found_mistakes import find_audits, suspect_photos
     from truetag.reports.scores import FEW_POSITIVES, describe_missing, evaluations, rated_tags
@@ -75,10 +76,12 @@ def report(
         "truetag.reports",
         "report.html",
         groups=groups,
+        key_of_groups=list(enumerate(group.name for group in groups)),
         num_runs=counted(sum(len(group.records) for group in groups), "run"),
         states={group.name: [describe_state(record) for record in group.records] for group in groups},
         settings=settings_in_words(groups),
         evaluations=scored,
+        parts_in_words=PARTS_IN_WORDS,
         missing={one.name: describe_missing(one, groups) for one in scored},
         training=draw_training(groups, figures),
         rates=draw_rates(groups, audits, figures),

@@ -87,7 +87,6 @@ class TagScores:
     """One tag in one evaluation."""
 
     tag: str
-    part: str
     num_positives: int | None
     """Among the scored examples; None where no curves are stored."""
     share: float | None
@@ -111,7 +110,7 @@ def rated_tags(evaluation: Evaluation, groups: Sequence[SeedGroup]) -> list[TagS
     positives = dict(zip(vocabulary.words, curves[0].num_positives.tolist(), strict=True)) if curves else {}
     known = dict(zip(vocabulary.words, curves[0].reliability.counts.sum(1).tolist(), strict=True)) if curves else {}
     found = []
-    for tag, part in zip(vocabulary.words, vocabulary.parts_of_speech, strict=True):
+    for tag in vocabulary.words:
         aps = {
             name: spread(of_run.get("per_label", {}).get(tag) for of_run in of_group)
             for name, of_group in evaluation.metrics.items()
@@ -119,7 +118,7 @@ def rated_tags(evaluation: Evaluation, groups: Sequence[SeedGroup]) -> list[TagS
         enough = positives.get(tag, FEW_POSITIVES) >= FEW_POSITIVES
         if tag in shared and enough and any(value is not None for value in aps.values()):
             share = positives[tag] / known[tag] if known.get(tag) else None
-            found.append(TagScores(tag, part, positives.get(tag), share, aps))
+            found.append(TagScores(tag, positives.get(tag), share, aps))
     return sorted(found, key=lambda one: -one.mean)
 
 

@@ -74,7 +74,11 @@ def draw_training(groups: Sequence[SeedGroup], folder: Path | None) -> list[Mark
         }
         if any(series.values()):
             name = key.replace("_", "-")
-            charts.append(publish(plot_epochs(series, title), name, f"{title}, over epochs", folder))
+            charts.append(
+                publish(
+                    plot_epochs(series, [group.name for group in groups], title), name, f"{title}, over epochs", folder
+                )
+            )
     return charts
 
 
@@ -107,12 +111,13 @@ def draw_rates(groups: Sequence[SeedGroup], audits: Sequence[FoundAudit], folder
                 name = f"audit of {audit.name}"
                 series[kind][name] = of_kind
                 means.setdefault(name, {})[kind] = spread([sum(r.value for r in of_kind.values()) / len(of_kind)])
+    names = list(dict.fromkeys([*(group.name for group in groups), *means]))
     counts = next((group.records[0].label_counts for group in groups if group.records[0].label_counts), {})
     there = {tag for of_kind in series["missing"].values() for tag in of_kind}
     tags = sorted(there, key=lambda tag: -counts.get(tag, (0, 0, 0))[0])[:NUM_RATES]
     charts = [
         publish(
-            plot_intervals(tags, _percent(of_kind), f"{title}, %"),
+            plot_intervals(tags, _percent(of_kind), names, f"{title}, %"),
             f"rates-{kind}",
             f"{title}, of the {len(tags)} most frequent tags",
             folder,
@@ -124,7 +129,7 @@ def draw_rates(groups: Sequence[SeedGroup], audits: Sequence[FoundAudit], folder
     return {
         "means": means,
         "charts": charts,
-        "names": list(series["missing"]),
+        "key": [(names.index(name), name) for name in series["missing"]],
         "num_tags": len(tags),
         "without": without,
     }
@@ -149,6 +154,7 @@ def draw_curves(
         folder: of the figures.
     """
 
+    names = [group.name for group in groups]
     stored = {group.name: (group.run.vocabulary.index, curves_of(evaluation, group)) for group in groups}
     stored = {name: (index, curves) for name, (index, curves) in stored.items() if curves}
     if not stored:
@@ -172,12 +178,14 @@ def draw_curves(
         }
         charts = [
             publish(
-                plot_precision(precision, one.share or 0.0),
+                plot_precision(precision, names, one.share or 0.0),
                 f"precision-{number}",
                 f"Precision by recall of {one.tag}",
                 folder,
             ),
-            publish(plot_reliability(bins), f"reliability-{number}", f"Share with {one.tag}, by probability", folder),
+            publish(
+                plot_reliability(bins, names), f"reliability-{number}", f"Share with {one.tag}, by probability", folder
+            ),
         ]
         found.append({"scores": one, "reason": " and ".join(reasons[one.tag]), "charts": charts})
     return found

@@ -88,6 +88,7 @@ def report(
         tags=tags,
         num_listed=_NUM_LISTED,
         few_positives=FEW_POSITIVES,
+        key_of_curves=[(n, g.name) for n, g in enumerate(groups) if scored and g.name in scored[0].metrics],
         curves=draw_curves(scored[0], groups, tags, figures) if scored else [],
         fewest_in_bin=FEWEST_IN_BIN,
         audits=[(audit, suspect_photos(audit, num_photos, reading)) for audit in audits if num_photos],

@@ -119,6 +119,12 @@ COMMANDS = {
         "score runs on the same photos, with intervals of their differences",
         lambda comparison: importlib.import_module("truetag.compare").format_comparison(comparison),
     ),
+    "report": Command(
+        "truetag.reports.report:report",
+        ("runs",),
+        "write a page about one run or several: scores, curves, rates, mistakes found",
+        lambda page: f"page: {page}",
+    ),
     "predict": Command(
         "truetag.prediction.tagging:predict",
         ("run", "inputs"),

@@ -1,5 +1,6 @@
 """`truetag audit`: one ranked list of tags that are probably wrong or missing, with a page to review them."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,7 +79,7 @@ def audit(
     # here: what they import takes seconds, and mistakes are told at once
     from truetag.audit.judge import judge
     from truetag.audit.reading import read_arrays, read_run
-    from truetag.audit.review import write_page
+    from truetag.audit.review import write_review
     from truetag.audit.tables import find, write_audit
 
     skips = SkipList(reading.max_skipped)
@@ -90,10 +91,12 @@ def audit(
         evidence, media = read_arrays(array, tags, probabilities is not None, min_count), None
     found = find(evidence, judge(evidence, seed), min_probability)
     found.summary["skipped"] = len(skips)
+    for name, path in (("run", run), ("manifest", manifest)):  # where they are, seen from the folder of the audit
+        found.summary[name] = None if path is None else os.path.relpath(path.resolve(), out.resolve())
     write_audit(found, out)
     skips.write(out / "skipped.jsonl")
     given = dict(zip(found.examples["id"], found.examples["given"], strict=True))
     source = manifest or tags
     assert source is not None
-    write_page(out / "index.html", found.issues, media, source.name, given)
+    write_review(out / "index.html", found.issues, media, source.name, given)
     return replace(found, folder=out)

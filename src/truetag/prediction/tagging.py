@@ -88,6 +88,9 @@ def predict(
             from truetag.prediction.region_maps import draw_region_maps
 
             classifier = load_classifier(opened)
-            draw_region_maps(classifier, opened.preprocessing, opened.vocabulary, bags, table.rows(), heatmaps)
+            num_frames = opened.config.num_frames
+            draw_region_maps(
+                classifier, opened.preprocessing, opened.vocabulary, bags, table.rows(), heatmaps, num_frames
+            )
         table.remove()
     return count

@@ -5,7 +5,7 @@ import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
 from truetag import optimisation
 from truetag.errors import InputError
@@ -28,6 +28,16 @@ class TrainConfig:
     Raises:
         InputError: a value is outside its range; the message names the field, what is expected and what was given.
     """
+
+    SECTIONS: ClassVar = {
+        "network": "backbone",
+        "noise": "noise_model",
+        "schedule": "stage1_epochs",
+        "augmentation": "flip",
+        "validation": "select",
+        "machine": "seed",
+    }
+    """The groups of the help, each with its first setting."""
 
     # the classifier
     backbone: str = "tf_efficientnet_lite0"
@@ -100,6 +110,8 @@ class TrainConfig:
     """Peak learning rate of the weights u of fd, far below the head's: or FD explains every tag by itself."""
     noise_weight_decay: float = optimisation.NOISE_WEIGHT_DECAY
     """Decay of u towards zero, that is of FD towards FI."""
+
+    # what is varied of photos
     flip: bool = True
     """Mirror half of the photos while training (not with a frozen backbone)."""
 
@@ -194,16 +206,29 @@ def config_from_dict(values: dict[str, Any], kind: type[Config] = TrainConfig) -
     Raises:
         InputError: a name is not a setting, or a value has another type than its setting.
     """
-    types = {field.name: field.type for field in dataclasses.fields(kind)}  # pyright: ignore[reportArgumentType]
+    return kind(**checked_settings(values, kind))
+
+
+def checked_settings(values: dict[str, Any], kind: type) -> dict[str, Any]:
+    """The values, by the names of the settings; whole numbers become floats where the setting is one.
+
+    Args:
+        values: some of the settings, from JSON.
+        kind: the class of the settings.
+
+    Raises:
+        InputError: a name is not a setting, or a value has another type than its setting.
+    """
+    types = {field.name: field.type for field in dataclasses.fields(kind)}
     for name in values:
         if name not in types:
             close = difflib.get_close_matches(str(name)[:40], types, 1)
             raise InputError(f"{name!r:.60} is not a setting" + (f"; did you mean {close[0]!r}?" if close else ""))
-    return kind(**{name: _checked(name, types[name], value) for name, value in values.items()})
+    return {name: _checked(name, types[name], value) for name, value in values.items()}
 
 
 def _checked(name: str, kind: Any, value: Any) -> Any:
-    """The value, if it is of the type of its setting; whole numbers become floats where the setting is one."""
+    """The value, if it is of the type of its setting."""
     is_number = type(value) in (int, float) and abs(value) < 1e300  # keeps out NaN, infinity and what no float can hold
     holds, expected = True, ""
     if kind is bool or kind is str:

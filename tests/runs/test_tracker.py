@@ -124,6 +124,7 @@ def test_a_tracker_that_fails_is_told_of_and_training_goes_on(tmp_path, board, m
     (tmp_path / "config.json").write_text("{}")
     monkeypatch.setattr(Board, "fails_at", 1)
     log = Tracker("wandb", tmp_path)
+    log.begin(False)
     log.log(1, 1, 1, {"loss": 0.5})
     log.log(2, 1, 2, {"loss": 0.4})
     assert board.logged == [(2, {"stage1/loss": 0.4})]
@@ -134,7 +135,7 @@ def test_a_tracker_that_fails_is_told_of_and_training_goes_on(tmp_path, board, m
 
     monkeypatch.setattr(Board, "start", refuse)
     with pytest.raises(InputError, match=r"log_to: wandb does not start \(no account\)"):
-        Tracker("wandb", tmp_path).log(1, 1, 1, {})
+        Tracker("wandb", tmp_path).begin(False)
 
 
 def test_without_a_tracker_there_is_the_history_alone(stopped_and_resumed):

@@ -32,7 +32,7 @@ def require_tracker(name: str) -> None:
 
 
 class Tracker:
-    """The epochs of one run in one tracker. It starts with the first epoch that is logged.
+    """The epochs of one run in one tracker.
 
     Args:
         name: one of `LogTo`.
@@ -46,35 +46,36 @@ class Tracker:
         self._tracker: Any = None
 
     def begin(self, resume: bool) -> None:
-        """Forget what was logged; or, of a run that is resumed, find out."""
+        """Start the tracker: anew, or where a run that is resumed left it.
+
+        Raises:
+            InputError: it cannot be started.
+        """
+        if self.name == "none":
+            return
         if self.name == "tensorboard":
             shutil.rmtree(self.folder / "tensorboard", ignore_errors=True)
         elif resume and self._state.is_file():
             state = read_json(self._state)
             if state["log_to"] == self.name:
                 self.id, self.num_logged = state["id"], state["num_logged"]
+        self._start()
 
     def log(self, number: int, stage: int, epoch: int, values: dict[str, float]) -> None:
         """Log one epoch, unless it was logged before the run was resumed.
 
-        A tracker that fails later than at its start is told of, and training goes on: history.jsonl has everything.
+        A tracker that fails here is told of, and training goes on: history.jsonl has everything.
 
         Args:
             number: of the epoch, from 1 through all stages.
             stage: its stage.
             epoch: its number in the stage.
             values: the metrics by name.
-
-        Raises:
-            InputError: the tracker cannot be started.
         """
-        if self.name == "none" or number <= self.num_logged:
+        if self._tracker is None or number <= self.num_logged:
             return
-        if self._tracker is None:
-            self._start()
         self.num_logged = number
-        if self.name != "tensorboard":  # first: an epoch that is lost when the run is killed here is in history.jsonl
-            write_json(self._state, {"log_to": self.name, "id": self.id, "num_logged": number})
+        self._save()  # first: an epoch that is lost when the run is killed here is in history.jsonl
         try:
             step = epoch if self.name == "tensorboard" else number
             self._tracker.log({f"stage{stage}/{name}": value for name, value in values.items()}, step=step)
@@ -91,13 +92,19 @@ class Tracker:
     def _state(self) -> Path:
         return self.folder / "tracker.json"
 
+    def _save(self) -> None:
+        if self.name != "tensorboard":
+            write_json(self._state, {"log_to": self.name, "id": self.id, "num_logged": self.num_logged})
+
     def _start(self) -> None:
+        is_new = not self.id
         try:
             self._tracker = self._make()
             self._tracker.start()
             if self.name == "mlflow":
                 self.id = self._tracker.tracker.info.run_id
-            if self.name != "tensorboard" and not self.num_logged:
+            self._save()
+            if self.name != "tensorboard" and is_new:
                 self._tracker.store_init_configuration(read_json(self.folder / "config.json"))
         except Exception as error:  # of another program: no account, no network
             self._tracker = None

@@ -26,6 +26,7 @@ from truetag.models.backbones import digest_weights
 from truetag.models.classifier import Classifier
 from truetag.models.features import CachedFeatures, cached_features, feature_spec
 from truetag.runs.config import TrainConfig
+from truetag.training.augmentation import make_augmentation
 
 Bags = FeatureBags | PhotoBags
 FEW_POSITIVES = 10
@@ -116,7 +117,8 @@ def prepare_data(inputs: TrainingInputs) -> TrainingData:
             soft = None if soft is None else soft.repeat_interleave(lengths, dim=0)
             chosen = chosen.each_frame()
         if features is None:
-            bags.append(PhotoBags(chosen, labels, inputs.preprocessing))
+            varied = make_augmentation(config, inputs.preprocessing) if name == "train" else None
+            bags.append(PhotoBags(chosen, labels, inputs.preprocessing, varied))
         else:
             feature_rows = features.cached.rows[frames][usable[frames]]
             bags.append(FeatureBags(features.cached.array, feature_rows, chosen.starts, labels, chosen.ids))

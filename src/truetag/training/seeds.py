@@ -12,6 +12,7 @@ from truetag.io.paths import takes_paths
 from truetag.media.files import Reading
 from truetag.runs.config import TrainConfig
 from truetag.runs.paths import is_run, require_new_folder, require_run
+from truetag.runs.tracker import require_tracker
 
 
 @takes_paths
@@ -51,6 +52,7 @@ def train_seeds(
         raise InputError(f"from: expected a folder with the runs {', '.join(names)}, got no {missing[0]}")
     if seeds == 1 and start_from is not None:
         require_run(start_from)
+    require_tracker(config.log_to)
     read_vocabulary(vocabulary)
     read_header(data)
     for folder in [out] if seeds == 1 else [out / name for name in names]:

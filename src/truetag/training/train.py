@@ -39,6 +39,7 @@ from truetag.runs.folder import Run, create_run, lock_run, open_run
 from truetag.runs.journal import Epoch, Journal
 from truetag.runs.noise_model import save_noise_model
 from truetag.runs.paths import is_run, require_new_folder
+from truetag.runs.tracker import require_tracker
 from truetag.training.preparation import Bags, TrainingData, TrainingInputs, count_labels, prepare_data, warn_of_labels
 from truetag.training.resuming import stopped_run, take_over
 from truetag.training.stage import ObservedNetwork, Stage, stage_settings, trained_state
@@ -75,6 +76,7 @@ def train(
     """
     if config.noise_model != "auto":
         make_noise_model(config.noise_model, 1, 1)  # an unknown name ends here, before any work
+    require_tracker(config.log_to)
     words = read_vocabulary(vocabulary)
     accelerator = Accelerator(mixed_precision=config.precision)
     writes = accelerator.is_main_process  # several processes (`accelerate launch`) compute alike; one of them writes
@@ -100,7 +102,7 @@ def train(
         if stopped is None and writes:
             run = create_run(out, config, words, inputs.preprocessing)
             stack.enter_context(lock_run(out))
-        journal = stack.enter_context(Journal(run.folder, config.checkpoint_seconds, writes))
+        journal = stack.enter_context(Journal(run.folder, config.checkpoint_seconds, writes, config.log_to))
         origin = {
             "the training data": bags.fingerprint(),
             "--from": None if taken_over is None else taken_over.fingerprint,
@@ -148,6 +150,8 @@ def _gather_inputs(
         torch.manual_seed(config.seed)
         backbone, preprocessing = load_backbone(config.backbone, config.weights, config.resolution)
         classifier = build_classifier(config, backbone, preprocessing, len(vocabulary)).to(device)
+        if config.channels_last:
+            classifier = classifier.to(memory_format=torch.channels_last)
     return TrainingInputs(config, manifest, vocabulary, classifier, preprocessing, reading)
 
 

@@ -24,6 +24,7 @@ def evaluate(
     split: str | None = "test",
     truth: Truth | None = None,
     threshold: float | None = None,
+    features: Path | None = None,
     reading: Reading = Reading(),
 ) -> Metrics:
     """Score a run and write RUN/metrics/MANIFEST-SPLIT.json.
@@ -37,6 +38,7 @@ def evaluate(
             captions alone count where they are of the run's vocabulary, which the categories of COCO are not.
         threshold: the probability from which a tag counts as predicted, for precision and recall; by default the one
             that training chose on noisy validation tags, or 0.5 where it chose none.
+        features: embeddings by the ids of the manifest (.npz, .npy, Parquet), for a run that was trained on such.
         reading: how photos and clips are read.
     """
     require_finished_run(run)
@@ -61,7 +63,7 @@ def evaluate(
         threshold = DEFAULT_THRESHOLD if chosen is None else chosen
     labels = label_matrix(rows, opened.vocabulary, truth)
     counts = caption_counts_of(rows, opened.vocabulary, truth)
-    logits, h, kept, skips = predict_manifest(opened, content, part, reading)
+    logits, h, kept, skips = predict_manifest(opened, content, part, reading, features)
     labels = labels[kept]
     counts = None if counts is None else (counts[0][kept], counts[1][kept])
     metrics: Metrics = {"split": split, "truth": truth, "num_examples": len(kept), "num_skipped": len(skips)}

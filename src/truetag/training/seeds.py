@@ -9,6 +9,7 @@ from truetag.data.manifest import read_header
 from truetag.data.vocabulary import read_vocabulary
 from truetag.errors import InputError
 from truetag.io.paths import takes_paths
+from truetag.io.text import require_file
 from truetag.media.files import Reading
 from truetag.runs.config import TrainConfig
 from truetag.runs.paths import is_run, require_new_folder, require_run
@@ -23,6 +24,7 @@ def train_seeds(
     start_from: Path | None = None,
     resume: bool = False,
     seeds: int = 1,
+    features: Path | None = None,
     reading: Reading = Reading(),
 ) -> str:
     """Train one recipe and leave a run folder; with several seeds, OUT/seed-0, OUT/seed-1, and so on.
@@ -36,6 +38,7 @@ def train_seeds(
             their runs.
         resume: continue the run in `out` where it was stopped; begin it if there is none yet.
         seeds: train so many runs, with the seeds that follow `config.seed`.
+        features: embeddings to learn from instead of the photos, by the ids of the manifest: .npz, .npy or Parquet.
         reading: how photos and clips are read.
 
     Returns:
@@ -53,17 +56,20 @@ def train_seeds(
         require_run(start_from)
     read_vocabulary(vocabulary)
     read_header(data)
+    if features is not None:
+        require_file(features, "file of embeddings")
     for folder in [out] if seeds == 1 else [out / name for name in names]:
         if not (resume and is_run(folder)):
             require_new_folder(folder)
     from truetag.training.train import train  # here: it takes seconds, and mistakes are told at once
 
     if seeds == 1:
-        return f"run: {train(config, data, vocabulary, out, start_from, resume, reading).folder}"
+        return f"run: {train(config, data, vocabulary, out, start_from, resume, reading, features).folder}"
     runs = []
     for seed, name in enumerate(names, start=config.seed):
         first = None if start_from is None else start_from / name
-        runs.append(train(replace(config, seed=seed), data, vocabulary, out / name, first, resume, reading))
+        config_of_seed = replace(config, seed=seed)
+        runs.append(train(config_of_seed, data, vocabulary, out / name, first, resume, reading, features))
     scores = [100 * _validation_ap(run.history(), run.config.select) for run in runs]
     spread = f"{fmean(scores):.2f} ± {stdev(scores):.2f}"
     return f"runs: {out} (seeds {config.seed} to {config.seed + seeds - 1}); AP on noisy validation tags: {spread}"

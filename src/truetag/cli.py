@@ -125,6 +125,12 @@ COMMANDS = {
         "tag photos, folders or manifests",
         lambda num_tagged: None,
     ),
+    "features": Command(
+        "truetag.prediction.features:features",
+        ("model", "inputs"),
+        "write what a backbone sees in photos as embeddings, with their ids",
+        lambda num_rows: None,
+    ),
     "audit": Command(
         "truetag.audit.find:audit",
         ("run", "manifest"),
@@ -195,6 +201,7 @@ _RESUMED_BY = {
     "caption": "; `caption train` goes on with --resume",
     "train": "; the same command with --resume goes on",
     "predict": "; the same command goes on",
+    "features": "; the same command goes on",
     "tag": "; the same command goes on",
 }
 _BROKEN_PIPE = 141  # as of a process that SIGPIPE ends

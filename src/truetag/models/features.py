@@ -112,6 +112,8 @@ def features_of(
         spec = feature_spec(classifier, backbone, digest_weights(classifier.backbone), preprocessing)
         return cached_features(frames, classifier, spec, skips, cache)
     rows = np.array(frames.rows, dtype=np.int64)
+    if not len(rows):
+        return CachedFeatures(np.zeros((0, 1, classifier.num_features), np.float32), rows, "")
     embeddings = _embeddings_of(frames)
     embeddings.require_finite(rows)
     return CachedFeatures(embeddings.array[:, None], rows, embeddings.path.name)

@@ -21,11 +21,10 @@ from truetag.media.names import list_files
 from truetag.media.photos import PHOTO_SUFFIXES
 from truetag.prediction.inputs import MANIFEST_SUFFIXES, require_inputs
 from truetag.prediction.shard import Shard
-from truetag.runs.folder import Run
 
 
 def list_bags(
-    run: Run,
+    num_frames: int,
     inputs: Sequence[Path],
     split: str | None,
     reading: Reading,
@@ -36,7 +35,7 @@ def list_bags(
     """The bags of all inputs; a clip that cannot be used is an empty bag.
 
     Args:
-        run: decides the number of frames per clip.
+        num_frames: frames per clip.
         inputs: photos, clips, folders, manifests or files of embeddings.
         split: the split of manifests; None for all rows.
         reading: how photos and clips are read.
@@ -76,13 +75,13 @@ def list_bags(
             continue
         if isinstance(part, _Rows):
             some = part.rows if len(rows) == length else part.rows.select(rows)
-            bags.append(read_bags(part.manifest, some, reading, skips, run.config.num_frames, features))
+            bags.append(read_bags(part.manifest, some, reading, skips, num_frames, features))
         elif isinstance(part, MediaBags):
             skips.expect(len(rows))
             bags.append(part.select(rows))
         else:
             some = slice(rows.start, rows.stop)
-            bags.append(bags_of_files(part.ids[some], part.paths[some], reading, skips, run.config.num_frames))
+            bags.append(bags_of_files(part.ids[some], part.paths[some], reading, skips, num_frames))
     joined = join_bags(bags)
     return replace(joined, ids=[readable(name) for name in joined.ids])
 

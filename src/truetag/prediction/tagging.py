@@ -80,7 +80,7 @@ def predict(
     if heatmaps is not None and opened.config.backbone == EMBEDDINGS:
         raise InputError("heatmaps: expected a run on photos, got one on embeddings, which have no regions")
     skips = SkipList(reading.max_skipped)
-    bags = list_bags(opened, inputs, split, reading, skips, part, features)
+    bags = list_bags(opened.config.num_frames, inputs, split, reading, skips, part, features)
     choice = make_choice(opened, threshold, top_k, function_words)
     choice.tell()
     with PartialTable(out, fingerprint_of(opened, bags, choice), skips) as table:
@@ -88,7 +88,7 @@ def predict(
         count = write_table(out, table.rows())
         num_clips = sum(PurePath(row["path"]).suffix.lower() in CLIP_SUFFIXES for row in table.rows())
         is_embedded = opened.config.backbone == EMBEDDINGS
-        kinds = [(count - num_clips, "row of embeddings" if is_embedded else "photo"), (num_clips, "clip")]
+        kinds = [(count - num_clips, "embedding" if is_embedded else "photo"), (num_clips, "clip")]
         tell((" and ".join(counted(number, noun) for number, noun in kinds if number) or "nothing") + " tagged")
         skips.write(out.with_name(f"{out.name}.skipped.jsonl"))
         if heatmaps is not None:

@@ -10,10 +10,10 @@ Without ids, rows are taken by their order, and only if there are as many as the
 import functools
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -119,9 +119,11 @@ def is_embeddings(path: Path) -> bool:
 def _open(path: Path, signature: tuple[int, int]) -> Embeddings:
     match path.suffix:
         case ".npy":
-            array, ids = _read_numpy(path), _read_ids(path)
+            with _reading(path, "numpy file"):
+                array = np.lib.format.open_memmap(path, "r")
+            ids = _read_ids(path)
         case ".npz":
-            array, ids = _from_archive(path, _read_numpy(path))
+            array, ids = _from_archive(path, _read_archive(path))
         case _:
             array, ids = _read_parquet(path)
     if array.ndim != 2 or not array.size or array.dtype.kind not in "biuf":
@@ -155,18 +157,22 @@ def _read_ids(path: Path) -> list[str] | None:
     return ids
 
 
-def _read_numpy(path: Path) -> Any:
+@contextmanager
+def _reading(path: Path, kind: str) -> Iterator[None]:
+    """Name the file in the message if it is not what its name promises."""
     try:
-        content = np.load(path, mmap_mode="r" if path.suffix == ".npy" else None, allow_pickle=False)
-        if isinstance(content, np.ndarray):
-            return content if path.suffix == ".npy" else {"": content}
-        with content:
-            return {name: content[name] for name in content.files}
-    except (ValueError, OSError, EOFError, BadZipFile) as error:
+        yield
+    except (ValueError, OSError, EOFError, BadZipFile, pa.ArrowException) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         hint = "; save ids with `.astype(str)`" if "allow_pickle" in str(error) else ""
-        raise InputError(f"{path}: not a readable numpy file ({one_line(error)}){hint}") from None
+        raise InputError(f"{path}: not a readable {kind} ({one_line(error)}){hint}") from None
+
+
+def _read_archive(path: Path) -> dict[str, np.ndarray]:
+    with _reading(path, "numpy file"), path.open("rb") as file:
+        content = np.load(file, allow_pickle=False)
+        return {"array": content} if isinstance(content, np.ndarray) else {name: content[name] for name in content}
 
 
 def _from_archive(path: Path, arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, list[str] | None]:
@@ -187,12 +193,8 @@ def _from_archive(path: Path, arrays: dict[str, np.ndarray]) -> tuple[np.ndarray
 
 
 def _read_parquet(path: Path) -> tuple[np.ndarray, list[str] | None]:
-    try:
+    with _reading(path, "Parquet file"):
         table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise InputError(f"{path}: not a readable Parquet file ({one_line(error)})") from None
     names = {field.name: field.type for field in table.schema if not field.name.startswith("__index_level_")}
     texts = [name for name, kind in names.items() if pa.types.is_string(kind) or pa.types.is_large_string(kind)]
     of_ids = next((name for name in _ID_NAMES if name in names), None)

@@ -24,8 +24,8 @@ def evaluate(
     split: str | None = "test",
     truth: Truth | None = None,
     threshold: float | None = None,
-    features: Path | None = None,
     reading: Reading = Reading(),
+    features: Path | None = None,
 ) -> Metrics:
     """Score a run and write RUN/metrics/MANIFEST-SPLIT.json.
 
@@ -38,8 +38,8 @@ def evaluate(
             captions alone count where they are of the run's vocabulary, which the categories of COCO are not.
         threshold: the probability from which a tag counts as predicted, for precision and recall; by default the one
             that training chose on noisy validation tags, or 0.5 where it chose none.
-        features: embeddings by the ids of the manifest (.npz, .npy, Parquet), for a run that was trained on such.
         reading: how photos and clips are read.
+        features: embeddings by the ids of the manifest (.npz, .npy, Parquet), for a run that was trained on such.
     """
     require_finished_run(run)
     read_header(manifest)

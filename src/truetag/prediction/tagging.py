@@ -28,8 +28,8 @@ def predict(
     split: str | None = None,
     heatmaps: Path | None = None,
     shard: str | None = None,
-    features: Path | None = None,
     reading: Reading = Reading(),
+    features: Path | None = None,
 ) -> int:
     """Tag photos and write one row for each: id, path, tags and their probabilities, the likeliest first.
 
@@ -48,8 +48,8 @@ def predict(
         heatmaps: a folder for pictures that show where in each photo its tags are seen.
         shard: tag one part of the rows only, such as 3/64 for the third of 64; parts count from 1. OUT.parquet becomes
             OUT-00003-of-00064.parquet, and all parts joined in order are the whole table.
-        features: embeddings by the ids of manifests (.npz, .npy, Parquet), for a run that was trained on such.
         reading: how photos and clips are read.
+        features: embeddings by the ids of manifests (.npz, .npy, Parquet), for a run that was trained on such.
 
     Returns:
         The number of tagged photos; those that cannot be used are listed in OUT.skipped.jsonl.

@@ -24,8 +24,8 @@ def train_seeds(
     start_from: Path | None = None,
     resume: bool = False,
     seeds: int = 1,
-    features: Path | None = None,
     reading: Reading = Reading(),
+    features: Path | None = None,
 ) -> str:
     """Train one recipe and leave a run folder; with several seeds, OUT/seed-0, OUT/seed-1, and so on.
 
@@ -38,8 +38,8 @@ def train_seeds(
             their runs.
         resume: continue the run in `out` where it was stopped; begin it if there is none yet.
         seeds: train so many runs, with the seeds that follow `config.seed`.
-        features: embeddings to learn from instead of the photos, by the ids of the manifest: .npz, .npy or Parquet.
         reading: how photos and clips are read.
+        features: embeddings to learn from instead of the photos, by the ids of the manifest: .npz, .npy or Parquet.
 
     Returns:
         Where the runs are; of several seeds also mean and standard deviation of AP on the noisy validation tags.

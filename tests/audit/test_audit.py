@@ -135,7 +135,7 @@ def test_what_a_person_decided_is_never_listed(embedded, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, r"audit: expected RUN MANIFEST \[--features F\], or --features F --tags T"),
+        ({}, "audit: expected RUN MANIFEST, or --features F --tags T"),
         ({"features": "X.npy"}, "audit: expected RUN MANIFEST"),
         ({"features": "X.npy", "probabilities": "X.npy", "tags": "z.npy"}, "audit: expected RUN MANIFEST"),
         ({"features": "X.npy", "tags": "z.npy", "split": "train"}, "split: expected with RUN MANIFEST, got"),

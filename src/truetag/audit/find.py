@@ -78,7 +78,7 @@ def audit(
         require_file(tags, "table, manifest or numpy file")
     else:
         raise InputError(
-            "audit: expected RUN MANIFEST [--features F], or --features F --tags T, or --probabilities P --tags T"
+            "audit: expected RUN MANIFEST, or --features F --tags T, or --probabilities P --tags T"
         )
     # here: what they import takes seconds, and mistakes are told at once
     from truetag.audit.judge import judge

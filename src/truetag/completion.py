@@ -36,7 +36,8 @@ def completion(shell: Literal["bash", "zsh"]) -> str:
             if second and first not in groups:
                 groups[first] = SubcommandApp()
                 app.command(groups[first], name=first)
-            (groups[first] if second else app).command(command_function(name, recipe), name=second or first)
+            parent = groups[first] if second else app
+            parent.command(name=second or first)(command_function(name, recipe))
     script = io.StringIO()
     with contextlib.redirect_stdout(script), contextlib.suppress(SystemExit):
         app.cli(prog="truetag", args=["--tyro-print-completion", shell], config=(tyro.conf.OmitArgPrefixes,))

@@ -80,7 +80,12 @@ def run_command(line: str) -> None:
             raise AssertionError(f"{line!r} is no command that this test knows: mark its block as not run")
 
 
-def run_page(page: str) -> None:
+def run_page(page: str) -> dict:
+    """Run the blocks of a page in order.
+
+    Returns:
+        What its Python has defined.
+    """
     names: dict = {}
     for language, text, runs in blocks(page):
         if not runs:
@@ -95,6 +100,7 @@ def run_page(page: str) -> None:
                 pass
             case _:
                 raise AssertionError(f"{page}: a block of {language!r}, which this test does not know")
+    return names
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +125,13 @@ def test_a_page_runs(page, first_page, tmp_path, monkeypatch, few_steps):
         return
     shutil.copytree(first_page, tmp_path / "world")
     monkeypatch.chdir(tmp_path / "world")
-    run_page(page)
+    names = run_page(page)
+    if page == "docs/paper.md":
+        assert names["rho"].shape == (8, 5)
+        assert names["true_logits"].grad is not None
+    if page == "docs/sklearn.md":
+        assert names["posterior"].shape == names["probabilities"].shape == (600, 5)
+        assert (names["same"] == names["best"].predict_proba(names["X"])).all()
 
 
 @pytest.mark.parametrize("page", PAGES)

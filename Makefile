@@ -12,9 +12,9 @@ demo: .venv/ready
 test: .venv/ready
 	$(BIN)/pytest
 
-# into site/; a broken link or a warning is an error
+# into site/; a broken link or a warning is an error (with --quiet mkdocs would count none)
 docs: .venv/ready
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --site-dir site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --site-dir site
 
 # the wheel and the source, and the wheel without extras in an environment of its own; minutes: it installs PyTorch once more
 wheel: .venv/ready

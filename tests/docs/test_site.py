@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(folder)]
+    command = [sys.executable, "-m", "mkdocs", "build", "--site-dir", str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return folder
@@ -55,7 +55,7 @@ def test_a_broken_link_is_an_error(tmp_path, broken):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("*.egg-info", "__pycache__"))
     with (tmp_path / "docs" / "start.md").open("a") as page:
         page.write(f"\n{broken}\n")
-    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", "site"]
+    command = [sys.executable, "-m", "mkdocs", "build", "--site-dir", "site"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode != 0
     assert "nowhere" in done.stderr

@@ -22,7 +22,7 @@ wheel: .venv/ready
 	$(BIN)/python -m build --outdir dist >build/log || (cat build/log; exit 1)
 	$(PYTHON) -m venv build/wheel
 	build/wheel/bin/pip install --quiet --constraint constraints.txt dist/*.whl
-	cd build && wheel/bin/truetag --help && wheel/bin/truetag doctor && wheel/bin/truetag demo --out wheel/demo --num-train 300 --num-test 100
+	cd build && export OMP_NUM_THREADS=1 && wheel/bin/truetag --help && wheel/bin/truetag doctor && wheel/bin/truetag demo --out wheel/demo --num-train 300 --num-test 100
 
 check-style: .venv/ready
 	$(BIN)/ruff format --check src tests benchmarks docs

@@ -104,19 +104,27 @@ def run_page(page: str) -> dict:
 
 
 @pytest.fixture(scope="module")
-def first_page(tmp_path_factory):
+def short_training():
+    """Few steps and epochs, as no page depends on how well anything is trained."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("truetag.label_noise.heads.FEWEST_STEPS", 20)
+        patch.setattr("truetag.label_noise.relations.NUM_EPOCHS", 1)
+        yield
+
+
+@pytest.fixture(scope="module")
+def first_page(tmp_path_factory, short_training):
     """The drawn data, and what the first page makes of them."""
     folder = tmp_path_factory.mktemp("world")
     make_world(folder)
-    with pytest.MonkeyPatch.context() as patch, contextlib.chdir(folder):
-        patch.setattr("truetag.label_noise.heads.FEWEST_STEPS", 20)
+    with contextlib.chdir(folder):
         run_page(FIRST)
     return folder
 
 
 @pytest.mark.parametrize("page", PAGES)
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.UndefinedMetricWarning")
-def test_a_page_runs(page, first_page, tmp_path, monkeypatch, few_steps):
+def test_a_page_runs(page, first_page, tmp_path, monkeypatch):
     if page == FIRST:
         assert (first_page / "runs" / "best" / "chosen.json").is_file()
         assert (first_page / "new.csv").read_text().count("\n") > 4

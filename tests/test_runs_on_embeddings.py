@@ -45,7 +45,7 @@ def folder(tmp_path_factory):
         ids, vectors = make_files(folder)
         (python,) = re.findall(r"```python\n(.*?)```", DOC, re.DOTALL)
         exec(python, {"ids": ids, "vectors": vectors})
-        (commands,) = re.findall(r"```sh\n(.*?)```", DOC, re.DOTALL)
+        commands, _ = re.findall(r"```sh\n(.*?)```", DOC, re.DOTALL)
         for line in commands.splitlines():
             assert main(shlex.split(line)[1:]) == 0, line
     return folder

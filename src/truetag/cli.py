@@ -203,6 +203,9 @@ COMMANDS = {
         "truetag.paper.reproduce:reproduce", ("target",), "reproduce the paper's tables and figures", str
     ),
     "doctor": Command("truetag.doctor:doctor", (), "show what this machine can do", lambda report: report),
+    "completion": Command(
+        "truetag.completion:completion", ("shell",), "write a completion script for your shell", lambda script: script
+    ),
 }
 RECIPE_SUMMARIES = {
     "best": "ours: chooses how to handle the noise from your data (start here)",
@@ -282,9 +285,7 @@ def run_command(arguments: Sequence[str]) -> int:
         close = difflib.get_close_matches(name, COMMANDS, 1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise InputError(f"there is no command {name!r}{hint}; `truetag --help` lists the commands")
-    command = COMMANDS[name]
-    module, _, function_name = command.function.partition(":")
-    function = getattr(importlib.import_module(module), function_name)
+    command, function = COMMANDS[name], load_function(name)
     prog, settings, kind = f"truetag {name}", None, settings_kind(function)
     if kind is not None:
         path, rest = take_option(rest, SETTINGS_FILE)
@@ -300,11 +301,17 @@ def run_command(arguments: Sequence[str]) -> int:
     if kind is not None and f"--{SHOW}" in rest and not is_help:
         print(_parse(as_show(called, kind), prog, rest))
         return 0
-    about = f"{function.__doc__.partition(chr(10))[0]}\n\n{_EVERYDAY}" if everyday and is_help else None
+    about = f"{(function.__doc__ or '').partition(chr(10))[0]}\n\n{_EVERYDAY}" if everyday and is_help else None
     text = command.show(_parse(called, prog, rest, about))
     if text:
         print(printable(text))
     return 0
+
+
+def load_function(name: str) -> Callable[..., Any]:
+    """The function of one of COMMANDS; its import may take seconds."""
+    module, _, function = COMMANDS[name].function.partition(":")
+    return getattr(importlib.import_module(module), function)
 
 
 def _parse(function: Callable[..., Any], prog: str, arguments: list[str], about: str | None = None) -> Any:

@@ -55,7 +55,7 @@ def doctor() -> str:
 
 def look_at_versions(package: str = "truetag") -> Finding:
     """Whether the packages that a package requires are here, in versions that it takes."""
-    from packaging.requirements import Requirement  # accelerate requires it; here, as the help needs none
+    from packaging.requirements import Requirement  # here, as the help needs none
 
     requirements = [Requirement(text) for text in importlib.metadata.requires(package) or []]
     needed = [one for one in requirements if one.marker is None or one.marker.evaluate({"extra": ""})]

@@ -170,7 +170,7 @@ def learn_from_features(
     settings = HeadSettings(stage1_epochs=config.stage1_epochs, stage2_epochs=config.stage2_epochs)
     q = None if config.q == "auto" else config.q
     among = candidates(settings, q, with_ridge=False)
-    with Progress("choosing how to treat the noise", len(among), even=False) as progress:
+    with Progress("choosing how to treat the noise", None, even=False) as progress:
         choice = choose(
             features,
             labels,

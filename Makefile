@@ -4,7 +4,7 @@ BIN := .venv/bin
 DEMO_OUT ?= demo
 DATA ?= ../shared/data/flickr8k
 
-.PHONY: demo test check check-style faults bench clean
+.PHONY: demo test docs wheel check check-style faults bench clean
 
 demo: .venv/ready
 	$(BIN)/truetag demo --out $(DEMO_OUT)
@@ -12,13 +12,26 @@ demo: .venv/ready
 test: .venv/ready
 	$(BIN)/pytest
 
+# into site/; a broken link or a warning is an error (with --quiet mkdocs would count none)
+docs: .venv/ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --site-dir site
+
+# the wheel and the source, and the wheel without extras in an environment of its own; minutes: it installs PyTorch once
+# more. The demo is as small as can be: it shows that all parts of the wheel are there, and its scores mean nothing.
+wheel: .venv/ready
+	rm -rf dist build && mkdir build
+	$(BIN)/python -m build --outdir dist >build/log || (cat build/log; exit 1)
+	$(PYTHON) -m venv build/wheel
+	build/wheel/bin/pip install --quiet --no-compile --constraint constraints.txt dist/*.whl
+	cd build && export OMP_NUM_THREADS=1 && wheel/bin/truetag --help && wheel/bin/truetag doctor && wheel/bin/truetag demo --out wheel/demo --num-train 24 --num-test 8
+
 check-style: .venv/ready
-	$(BIN)/ruff format --check src tests benchmarks
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks docs
+	$(BIN)/ruff check src tests benchmarks docs
 	$(BIN)/pyright
 
-# what CI runs
-check: check-style test
+# what CI runs, apart from `make wheel`
+check: check-style docs test
 
 # kill -9 at 20 random moments, and whatever else the faults' tests break; minutes
 faults: .venv/ready
@@ -30,8 +43,8 @@ bench: .venv/ready
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,offline,pos]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,docs,offline,pos]"
 	touch $@
 
 clean:
-	rm -rf .venv demo runs
+	rm -rf .venv build dist demo runs site

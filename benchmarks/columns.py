@@ -1,8 +1,8 @@
 """Data and corruptions that methods are compared on: features, true labels, and the labels that a method may see.
 
 `flickr8k`: 500 words of captions, and captions may belong to other photos. `scenes`: drawn photos whose truth is exact.
-`shop`: products whose tags are words of the sellers' names, with the shop's own attributes as the truth. All are features
-of the frozen offline EfficientNet-Lite0.
+`shop`: products whose tags are words of the sellers' names, with the shop's own attributes as the truth. All are
+features of the frozen offline EfficientNet-Lite0.
 """
 
 from collections import Counter

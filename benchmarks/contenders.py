@@ -95,7 +95,7 @@ def by_estimator(noise_model: str) -> Fit:
 
 def fit_upper_bound(features: Tensor, column: Column, value: float, seed: int) -> Fitted:
     """The baseline without the words of captions that are swapped."""
-    labels = column.observed if column.own_captions is None else column.own_captions
+    labels = column.observed if column.bound is None else column.bound
     return fit_head(features, labels, PLAIN, seed=seed), {}
 
 

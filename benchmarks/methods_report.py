@@ -12,6 +12,7 @@ import torch
 from columns import COLUMNS
 from contenders import METHODS, PEERS
 from jaxtyping import Float64
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from product import RECIPES
 from torch import Tensor
@@ -63,7 +64,7 @@ def write_report(work: Path, out: Path, tuned_on: Sequence[tuple[str, int]]) -> 
         writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row if key not in HIDDEN)))
         writer.writeheader()
         writer.writerows({key: _rounded(value) for key, value in row.items() if key not in HIDDEN} for row in rows)
-    _draw(tables, out.with_suffix(".png"))
+    draw(rows, out.with_suffix(".png"))
     lines = [*_header(rows, tuned_on), *readme_table(tables["flickr8k"])]
     for name, table in tables.items():
         if table:
@@ -140,6 +141,8 @@ def _header(rows: list[Row], tuned_on: Sequence[tuple[str, int]]) -> list[str]:
         + ".",
         "",
         "![Mean AP by corruption](methods.png)",
+        "",
+        "Points are means over seeds, bars their standard deviation ([SVG](methods.svg)).",
     ]
 
 
@@ -274,8 +277,17 @@ def _rounded(value: Any) -> Any:
     return round(value, 5) if isinstance(value, float) else value
 
 
-def _draw(tables: dict[str, Table], path: Path) -> None:
-    """Mean AP of a few methods, one panel for each data set and kind of corruption that has rows."""
+def draw(rows: Iterable[Row], path: Path) -> None:
+    """Mean AP of a few methods, as the PNG file `path` and as SVG beside it: points with the spread over seeds.
+
+    One panel for each data set and kind of corruption that has rows. Columns are not joined: they are different data.
+
+    Args:
+        rows: with data, column, method, seed and mean_ap.
+        path: of the picture.
+    """
+    rows = list(rows)
+    tables = {name: _table(rows, name) for name in COLUMNS}
     panels = [
         (name, kind, columns)
         for name, table in tables.items()
@@ -284,20 +296,23 @@ def _draw(tables: dict[str, Table], path: Path) -> None:
     figure = Figure(figsize=(2 + 1.3 * sum(len(columns) for *_, columns in panels), 4.2), layout="constrained")
     grid = figure.subplots(1, len(panels), squeeze=False, width_ratios=[len(columns) for *_, columns in panels])
     for axis, (name, kind, columns) in zip(grid[0], panels, strict=True):
-        for method in DRAWN:
-            rows = {index: part for index, c in enumerate(columns) if (part := tables[name].get((method, c)))}
-            values = [[100 * row["mean_ap"] for row in part] for part in rows.values()]
+        for number, method in enumerate(DRAWN):
+            offset = 0.14 * (number - (len(DRAWN) - 1) / 2)  # beside each other, or intervals would hide each other
+            parts = {index: part for index, c in enumerate(columns) if (part := tables[name].get((method, c)))}
+            values = [[100 * row["mean_ap"] for row in part] for part in parts.values()]
             deviations = [statistics.stdev(part) if len(part) > 1 else 0 for part in values]
             heights = [statistics.mean(part) for part in values]
-            line = "-" if kind == "swap" else ""  # only the numbers of swaps are in an order
-            axis.errorbar(list(rows), heights, deviations, label=method, marker="o", ms=4, lw=1, ls=line)
+            places = [index + offset for index in parts]
+            axis.errorbar(places, heights, deviations, label=method, fmt="o", ms=4, elinewidth=1, capsize=2)
         axis.set_xticks(range(len(columns)), columns)
         axis.set_xlim(-0.5, len(columns) - 0.5)
         axis.set_title(f"{name}, {kind}")
-        axis.grid(alpha=0.3)
+        axis.grid(alpha=0.3, axis="y")
     grid[0, 0].set_ylabel("mean AP, %")
     grid[0, 0].legend(frameon=False)
     figure.savefig(path, dpi=130)
+    with rc_context({"svg.hashsalt": "truetag"}):  # the same numbers give the same file
+        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
 
 
 def _kinds(columns: Iterable[str]) -> list[tuple[str, list[str]]]:

@@ -42,7 +42,7 @@ ROOM_OF_FILE = dict.fromkeys(LAW, "law") | {
         "compare": "evaluate",
         "scoring": "evaluate",
     },
-    **dict.fromkeys(("doctor", "tag", "__main__"), "cli"),
+    **dict.fromkeys(("completion", "doctor", "options", "tag", "__main__"), "cli"),
 }
 """Files at the root whose room has another name."""
 MAY_NAME_TRUE_LABELS = {

@@ -21,7 +21,7 @@ print("modules", code, len(sys.modules), *sorted({SLOW!r} & set(sys.modules)))
 MOST_MODULES = 1000
 LIGHT = ["tag", "import tags", "import captions", "import folders", "import coco", "import karpathy", "import msrvtt"]
 LIGHT += ["import open-images", "split", "vocabulary", "train", "evaluate", "predict", "audit", "clean", "doctor"]
-LIGHT += ["export", "export-issues"]
+LIGHT += ["export", "export-issues", "report", "features"]
 
 
 def modules(tmp_path, *arguments):
@@ -99,6 +99,10 @@ def folder(tiny, tmp_path_factory):
         ("export run --out o --format timm --push-to-hub tagger", "push_to_hub: expected OWNER/NAME"),
         ("export-issues full --formats coco --out o", "no such file of `truetag audit`"),
         ("clean no.jsonl --issues i.csv --out c.jsonl", "no.jsonl: no such manifest file"),
+        ("report full", "runs: expected a run folder, or a folder of runs"),
+        ("report run run", "runs: expected different folders, got 'run' twice"),
+        ("report run --issues no.csv", "no.csv: no such list of issues"),
+        ("report run --out words.txt", "out: expected a folder"),
         ("tag no table.csv --out o", "no: "),
     ],
 )

@@ -1,32 +1,36 @@
 """The command line: each command is a public function; its flags and help come from its signature and docstring."""
 
 import difflib
-import functools
 import importlib
-import inspect
 import os
 import sys
-import typing
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import tyro
 
 from truetag.errors import InputError
 from truetag.io.signals import end_on_sigterm
 from truetag.io.terminal import printable, tell
+from truetag.options import SETTINGS_FILE, SHOW, as_command, as_show, settings_kind, take_option
+from truetag.runs.settings_file import read_settings
 
 
 @dataclass(frozen=True)
 class Command:
-    """Where a command's function lives, which of its parameters are positional, and how its result is shown."""
+    """Where a command's function lives, which of its parameters are positional, and how its result is shown.
+
+    Where `everyday` names options, `--help` shows these and `--help-all` the rest.
+    """
 
     function: str
     positional: tuple[str, ...]
     summary: str
     show: Callable[[Any], str | None] = lambda result: None
+    everyday: tuple[str, ...] = ()
 
 
 def _show_import(summary: Any) -> str:
@@ -111,7 +115,17 @@ COMMANDS = {
             "realised: " + ", ".join(f"{name} {value:.4g}" for name, value in rates.items() if isinstance(value, float))
         ),
     ),
-    "train": Command("truetag.training.seeds:train_seeds", (), "train a recipe (see below)", lambda text: text),
+    "train": Command(
+        "truetag.training.seeds:train_seeds",
+        (),
+        "train a recipe (see below)",
+        lambda text: text,
+        (
+            *("data", "vocabulary", "out", "features", "resume", "config", "show"),
+            *("backbone", "weights", "freeze_backbone", "resolution"),
+            *("stage1_epochs", "stage2_epochs", "batch_size", "seed"),
+        ),
+    ),
     "evaluate": Command("truetag.evaluate:evaluate", ("run", "manifest"), "score a run on a manifest", _show_metrics),
     "compare": Command(
         "truetag.compare:compare",
@@ -119,11 +133,23 @@ COMMANDS = {
         "score runs on the same photos, with intervals of their differences",
         lambda comparison: importlib.import_module("truetag.compare").format_comparison(comparison),
     ),
+    "report": Command(
+        "truetag.reports.report:report",
+        ("runs",),
+        "write a page about one run or several: scores, curves, rates, mistakes found",
+        lambda page: f"page: {page}",
+    ),
     "predict": Command(
         "truetag.prediction.tagging:predict",
         ("run", "inputs"),
         "tag photos, folders or manifests",
         lambda num_tagged: None,
+    ),
+    "features": Command(
+        "truetag.prediction.features:features",
+        ("model", "inputs"),
+        "write what a backbone sees in photos as embeddings, with their ids",
+        lambda num_rows: None,
     ),
     "audit": Command(
         "truetag.audit.find:audit",
@@ -177,6 +203,9 @@ COMMANDS = {
         "truetag.paper.reproduce:reproduce", ("target",), "reproduce the paper's tables and figures", str
     ),
     "doctor": Command("truetag.doctor:doctor", (), "show what this machine can do", lambda report: report),
+    "completion": Command(
+        "truetag.completion:completion", ("shell",), "write a completion script for your shell", lambda script: script
+    ),
 }
 RECIPE_SUMMARIES = {
     "best": "ours: chooses how to handle the noise from your data (start here)",
@@ -195,10 +224,12 @@ _RESUMED_BY = {
     "caption": "; `caption train` goes on with --resume",
     "train": "; the same command with --resume goes on",
     "predict": "; the same command goes on",
+    "features": "; the same command goes on",
     "tag": "; the same command goes on",
 }
 _BROKEN_PIPE = 141  # as of a process that SIGPIPE ends
-_FLAG_NAMES = {"start_from": "from", "options": "import"}
+_HELP, _HELP_ALL = ("-h", "--help"), "--help-all"
+_EVERYDAY = "These are the everyday options; --help-all shows all."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -254,72 +285,73 @@ def run_command(arguments: Sequence[str]) -> int:
         close = difflib.get_close_matches(name, COMMANDS, 1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise InputError(f"there is no command {name!r}{hint}; `truetag --help` lists the commands")
-    command = COMMANDS[name]
-    module, _, function_name = command.function.partition(":")
-    function = getattr(importlib.import_module(module), function_name)
-    prog, defaults = f"truetag {name}", {}
-    if name == "train":
-        prog, defaults["config"], rest = _choose_recipe(rest)
-    result = tyro.cli(
-        _as_command(function, command.positional, defaults), prog=prog, args=rest, config=(tyro.conf.OmitArgPrefixes,)
-    )
-    text = command.show(result)
+    command, function = COMMANDS[name], load_function(name)
+    prog, settings, kind = f"truetag {name}", None, settings_kind(function)
+    if kind is not None:
+        path, rest = take_option(rest, SETTINGS_FILE)
+        of_file = {} if path is None else read_settings(Path(path), kind)
+        if name == "train":
+            prog, settings, rest = _choose_recipe(rest, of_file, path)
+        else:
+            settings = asdict(kind()) | of_file
+    everyday = () if _HELP_ALL in rest else command.everyday
+    rest = ["--help"] if _HELP_ALL in rest else rest
+    is_help = any(argument in _HELP for argument in rest)
+    called = as_command(function, command.positional, settings, everyday if is_help else ())
+    if kind is not None and f"--{SHOW}" in rest and not is_help:
+        print(_parse(as_show(called, kind), prog, rest))
+        return 0
+    about = f"{(function.__doc__ or '').partition(chr(10))[0]}\n\n{_EVERYDAY}" if everyday and is_help else None
+    text = command.show(_parse(called, prog, rest, about))
     if text:
         print(printable(text))
     return 0
 
 
-def _choose_recipe(arguments: list[str]) -> tuple[str, Any, list[str]]:
-    """Take the recipe from the arguments of `train`.
-
-    Returns:
-        The command line up to the recipe, the recipe's settings, and the remaining arguments.
-
-    Raises:
-        InputError: there is no argument, or the first one is not the name of a recipe.
-    """
-    recipes = importlib.import_module("truetag.training.recipes")
-    if not arguments:
-        raise InputError(f"train: expected a recipe ({', '.join(RECIPE_SUMMARIES)}), got none")
-    if arguments[0] in ("-h", "--help"):
-        print("usage: truetag train RECIPE --data MANIFEST --vocabulary V --out RUN [settings]\n")
-        print("\n".join(["Recipes:", *_listed(RECIPE_SUMMARIES), "", "All settings, with the defaults of `best`:\n"]))
-        return "truetag train best", recipes.recipe("best"), arguments
-    return f"truetag train {arguments[0]}", recipes.recipe(arguments[0]), arguments[1:]
+def load_function(name: str) -> Callable[..., Any]:
+    """The function of one of COMMANDS; its import may take seconds."""
+    module, _, function = COMMANDS[name].function.partition(":")
+    return getattr(importlib.import_module(module), function)
 
 
-def _as_command(
-    function: Callable[..., Any], positional: tuple[str, ...], defaults: dict[str, Any]
-) -> Callable[..., Any]:
-    """The function as tyro should see it.
+def _parse(function: Callable[..., Any], prog: str, arguments: list[str], about: str | None = None) -> Any:
+    """What a function returns when it is called with these arguments."""
+    return tyro.cli(function, prog=prog, description=about, args=arguments, config=(tyro.conf.OmitArgPrefixes,))
+
+
+def _choose_recipe(
+    arguments: list[str], of_file: dict[str, Any], path: str | None
+) -> tuple[str, dict[str, Any], list[str]]:
+    """Take the recipe from the arguments of `train`; a file with all that a recipe decides can do without.
 
     Args:
-        function: a command's function.
-        positional: the parameters that are given without a flag.
-        defaults: of parameters whose default differs from the signature's.
+        arguments: begin with the recipe, if there is one.
+        of_file: the settings of the file.
+        path: of the file; None without one.
+
+    Returns:
+        The command line up to the recipe, the settings by recipe and file, and the remaining arguments.
+
+    Raises:
+        InputError: there is no recipe, nor a file in its place, or the first argument is not the name of a recipe.
     """
-    signature = inspect.signature(function)
-    hints = typing.get_type_hints(function, include_extras=True)
-    parameters = []
-    for name, parameter in signature.parameters.items():
-        hint = hints[name]
-        if name in positional:
-            hint = tyro.conf.Positional[hint]
-            if parameter.default is None:
-                hint = Annotated[hint, tyro.conf.arg(metavar=name.upper())]
-        elif name in _FLAG_NAMES:
-            hint = Annotated[hint, tyro.conf.arg(name=_FLAG_NAMES[name])]
-        default = defaults.get(name, parameter.default)
-        parameters.append(parameter.replace(annotation=hint, default=default, kind=parameter.KEYWORD_ONLY))
-
-    @functools.wraps(function)
-    def command(**named: Any) -> Any:
-        return function(**named)
-
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    del command.__wrapped__
-    return command
+    recipes = importlib.import_module("truetag.training.recipes")
+    if arguments and not arguments[0].startswith("-"):
+        name = arguments[0]
+        return f"truetag train {name}", asdict(recipes.recipe(name)) | of_file, arguments[1:]
+    if any(argument in (*_HELP, _HELP_ALL) for argument in arguments):
+        print("usage: truetag train RECIPE --data MANIFEST --vocabulary V --out RUN [settings]\n")
+        print("\n".join(["Recipes:", *_listed(RECIPE_SUMMARIES), "", "The settings, with the defaults of `best`:\n"]))
+        return "truetag train best", asdict(recipes.recipe("best")), arguments
+    if path is None:
+        got = arguments[0] if arguments else "none"
+        raise InputError(f"train: expected a recipe ({', '.join(RECIPE_SUMMARIES)}) or --config FILE, got {got}")
+    if missing := [name for name in recipes.DECIDED if name not in of_file]:
+        raise InputError(
+            f"config: expected a recipe before it (`truetag train best --config {path}`), or a file with all that a "
+            f"recipe decides, got one without {', '.join(missing[:5])}{' and others' * (len(missing) > 5)}"
+        )
+    return "truetag train", asdict(recipes.recipe("mlcn-star")) | of_file, arguments
 
 
 def _overview(prefix: str = "") -> str:

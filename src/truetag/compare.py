@@ -17,11 +17,10 @@ from truetag.evaluation.decisions import DEFAULT_THRESHOLD
 from truetag.evaluation.significance import PairedDifference, paired_bootstrap
 from truetag.io.files import write_json
 from truetag.io.paths import takes_paths
-from truetag.io.text import shown
 from truetag.media.files import Reading
 from truetag.prediction.inference import predict_manifest
 from truetag.runs.folder import Run, open_run
-from truetag.runs.paths import is_run
+from truetag.runs.paths import distinct_names, runs_in
 from truetag.scoring import best_truth, caption_counts_of, score
 from truetag.truth import Truth
 
@@ -76,8 +75,8 @@ def compare(
     """
     if len(runs) < 2:
         raise InputError(f"runs: expected at least two, got {len(runs)}")
-    contenders = [_open(folder) for folder in runs]
-    names = _distinct_names(runs)
+    contenders = [Contender(folder.name, [open_run(path) for path in runs_in(folder)]) for folder in runs]
+    names = distinct_names(runs)
     first = contenders[0].runs[0]
     for contender in contenders:
         for run in contender.runs:
@@ -133,28 +132,6 @@ def format_comparison(comparison: Comparison) -> str:
             line += "" if pair.low > 0 or pair.high < 0 else ", may be chance"
         lines.append(line)
     return "\n".join(lines)
-
-
-def _open(folder: Path) -> Contender:
-    if is_run(folder):
-        return Contender(folder.name, [open_run(folder)])
-    seeds = sorted(path for path in folder.glob("seed-*") if is_run(path))
-    if not seeds:
-        raise InputError(f"runs: expected a run folder, or a folder of runs seed-0, seed-1, .., got {folder}")
-    return Contender(folder.name, [open_run(path) for path in seeds])
-
-
-def _distinct_names(folders: Sequence[Path]) -> list[str]:
-    """The last parts of the folders' paths, as many as tell them apart."""
-    paths = [folder.resolve() for folder in folders]
-    if len(set(paths)) < len(paths):
-        raise InputError(f"runs: expected different folders, got {shown(str(folders[0]))} among others twice")
-    most = max(len(path.parts) for path in paths)
-    for count in range(1, most):
-        names = ["/".join(path.parts[-count:]) for path in paths]
-        if len(set(names)) == len(names):
-            return names
-    return [str(path) for path in paths]
 
 
 def _predict_all(

@@ -11,7 +11,7 @@ from truetag.media.files import Reading
 from truetag.runs.paths import require_finished_run
 from truetag.truth import TRUTH_IN_WORDS, Metrics, Truth
 
-_PARTS_IN_WORDS = {
+PARTS_IN_WORDS = {
     **{"VB": "verbs", "NN": "nouns", "JJ": "adjectives", "DT": "determiners", "PRP": "pronouns", "IN": "prepositions"},
     "-": "not known",
 }
@@ -25,8 +25,9 @@ def evaluate(
     truth: Truth | None = None,
     threshold: float | None = None,
     reading: Reading = Reading(),
+    features: Path | None = None,
 ) -> Metrics:
-    """Score a run and write RUN/metrics/MANIFEST-SPLIT.json.
+    """Score a run and write RUN/metrics/MANIFEST-SPLIT.json, with the curves of each label beside it.
 
     Args:
         run: the run folder.
@@ -38,6 +39,7 @@ def evaluate(
         threshold: the probability from which a tag counts as predicted, for precision and recall; by default the one
             that training chose on noisy validation tags, or 0.5 where it chose none.
         reading: how photos and clips are read.
+        features: embeddings by the ids of the manifest (.npz, .npy, Parquet), for a run that was trained on such.
     """
     require_finished_run(run)
     read_header(manifest)
@@ -45,10 +47,12 @@ def evaluate(
     import torch
 
     from truetag.data.labels import label_matrix
+    from truetag.evaluation.curves import precision_at_recall, reliability
     from truetag.evaluation.decisions import DEFAULT_THRESHOLD
     from truetag.noise_models import observed_logits
     from truetag.prediction.inference import predict_manifest
     from truetag.runs.folder import open_run
+    from truetag.runs.metrics import Curves, write_curves
     from truetag.runs.noise_model import load_noise_model
     from truetag.scoring import best_truth, caption_counts_of, learnt_rates, score
 
@@ -61,7 +65,7 @@ def evaluate(
         threshold = DEFAULT_THRESHOLD if chosen is None else chosen
     labels = label_matrix(rows, opened.vocabulary, truth)
     counts = caption_counts_of(rows, opened.vocabulary, truth)
-    logits, h, kept, skips = predict_manifest(opened, content, part, reading)
+    logits, h, kept, skips = predict_manifest(opened, content, part, reading, features)
     labels = labels[kept]
     counts = None if counts is None else (counts[0][kept], counts[1][kept])
     metrics: Metrics = {"split": split, "truth": truth, "num_examples": len(kept), "num_skipped": len(skips)}
@@ -76,6 +80,8 @@ def evaluate(
     name = f"{manifest.stem}-{split or 'all'}"
     try:
         write_json(opened.folder / "metrics" / f"{name}.json", metrics)
+        curves = Curves(precision_at_recall(logits, labels), reliability(logits.sigmoid(), labels))
+        write_curves(opened.folder, name, curves)
         skips.write(opened.folder / "metrics" / f"{name}.json.skipped.jsonl")
     except OSError as error:  # the numbers are there, and are shown
         tell(f"cannot write {error.filename} ({error.strerror})")
@@ -123,6 +129,6 @@ def format_metrics(metrics: Metrics) -> str:
         lines.append(f"{metrics['num_labels_without_positives']} labels have no positive here and are left out")
     if metrics["num_skipped"]:
         lines.append(f"{metrics['num_skipped']} photos could not be used")
-    kinds = [f"{part} {_PARTS_IN_WORDS[part]}" for part in parts if part in _PARTS_IN_WORDS]
+    kinds = [f"{part} {PARTS_IN_WORDS[part]}" for part in parts if part in PARTS_IN_WORDS]
     lines.append(f"(in percent; AP: mean over labels of the average precision{''.join(f'; {kind}' for kind in kinds)})")
     return "\n".join(lines)

@@ -91,7 +91,7 @@ def normalise(
 
     Args:
         total: the sum.
-        num_known: how many labels are known.
+        num_known: how many labels are known, each counting by its weight.
         num_bags: B.
         reduction: as of `negative_log_likelihood`, but not "none".
 
@@ -102,7 +102,7 @@ def normalise(
         case "sum":
             return total
         case "mean":
-            return total / num_known.clamp(min=1)
+            return total / torch.where(num_known > 0, num_known, 1)
         case "sum_labels":
             return total / max(num_bags, 1)
         case _:

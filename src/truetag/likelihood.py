@@ -34,7 +34,7 @@ def observed_loss(
     transition_logits: Float[Tensor, "*Q K 2"],
     labels: Shaped[Tensor, "*B K"],
     q: float = 0.0,
-    weights: Float[Tensor, "*B"] | None = None,
+    weights: Float[Tensor, "*W"] | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """The loss (1 - p(z)^q) / q of the known labels, added up; where q is 0, -log p(z) in nats.
 
@@ -46,7 +46,7 @@ def observed_loss(
         transition_logits: [..., j] is the logit of p(z=1 | y=j), per label or per bag and label.
         labels: 1, 0, NaN or -1 for unknown; of a soft label (between 0 and 1) the loss is the expectation.
         q: 0 to 1.
-        weights: how much each bag counts.
+        weights: how much each bag [*B], or each label of a bag [*B, K], counts.
 
     Returns:
         The sum, and the number of known labels, each counting by its weight.
@@ -60,7 +60,7 @@ def observed_loss(
         transition_logits.to(dtype).reshape(-1, num_labels, 2).movedim(-1, 0),
         labels.reshape(-1, num_labels),
         q,
-        None if weights is None else weights.to(dtype).reshape(-1, 1),
+        None if weights is None else weights.to(dtype).reshape(-1, num_labels if weights.ndim == labels.ndim else 1),
     )
 
 
@@ -74,7 +74,7 @@ class _ObservedLoss(torch.autograd.Function):
         transition_logits: Float[Tensor, "2 R K"],
         labels: Shaped[Tensor, "N K"],
         q: float,
-        weights: Float[Tensor, "N 1"] | None,
+        weights: Float[Tensor, "N W"] | None,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """The sum and the number of known labels; the derivatives are kept.
 
@@ -120,7 +120,7 @@ def _sides(transition_logits: Float[Tensor, "2 R K"]) -> tuple[_Side, _Side]:
 
 
 def _fill(
-    labels: Float[Tensor, "N K"], weights: Float[Tensor, "N 1"] | None
+    labels: Float[Tensor, "N K"], weights: Float[Tensor, "N W"] | None
 ) -> tuple[Float[Tensor, "N K"], Float[Tensor, "N K"] | None]:
     """Labels with 0 where they are unknown, and how much each counts; None where all count 1.
 

@@ -20,6 +20,7 @@ def q_likelihood(
     q: float,
     reduction: Reduction = "mean",
     transition_logits: Float[Tensor, "*Q K 2"] | None = None,
+    label_weights: Float[Tensor, "K"] | None = None,
 ) -> Float[Tensor, "*R"]:
     """(1 - p(z)^q) / q of the observed label z; q -> 0 is the likelihood, q = 1 the mean absolute error.
 
@@ -31,6 +32,7 @@ def q_likelihood(
         q: 0 to 1.
         reduction: as of `negative_log_likelihood`; not "none" with transitions, which are meant for training.
         transition_logits: of a noise model; with them Eq. 5 is part of the loss, and nothing of it is stored.
+        label_weights: how much each label counts, also in the mean; not with "none".
 
     Raises:
         ValueError: `q` is outside [0, 1], or `reduction` is none of those.
@@ -41,8 +43,12 @@ def q_likelihood(
     if not 0 <= q <= 1:
         raise ValueError(f"q must be in [0, 1], got {q}")
     if transition_logits is not None:
-        total, num_known = observed_loss(logits, transition_logits, labels, q)
+        weights = None if label_weights is None else label_weights.expand(labels.shape)
+        total, num_known = observed_loss(logits, transition_logits, labels, q, weights)
         return normalise(total, num_known, logits[..., 0].numel(), reduction)
+    if label_weights is not None:
+        losses = q_likelihood(logits, labels, q, "none") * label_weights
+        return normalise(losses.sum(), (known(labels) * label_weights).sum(), logits[..., 0].numel(), reduction)
     if q == 0:
         return negative_log_likelihood(logits, labels, reduction)
     is_known = known(labels)

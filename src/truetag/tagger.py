@@ -24,6 +24,7 @@ from truetag.noise_models import NoiseModel
 from truetag.prediction.choice import make_choice
 from truetag.prediction.columns import Column, find_source, read_errors, read_features, read_photos, read_tags
 from truetag.prediction.inference import BATCH_SIZE, FeatureBatch, extract_batches
+from truetag.runs.config import EMBEDDINGS
 from truetag.runs.folder import Run, open_run
 from truetag.runs.noise_model import load_noise_model
 
@@ -191,14 +192,19 @@ class Tagger:
             errors: the rows to leave out; gets the reason of each further row that cannot be used.
         """
         column = [None if row in errors else value for row, value in enumerate(column)]
+        is_embedded = loaded.run.config.backbone == EMBEDDINGS
         if source == "features":
-            vectors = read_features(column, loaded.classifier.num_features)
+            vectors = read_features(column, loaded.classifier.num_features, is_embedded)
             errors.update(vectors.errors | errors)
             device = loaded.classifier.head.weight.device
             for group in _alike([len(regions) for regions in vectors.features]):
                 features = torch.stack([vectors.features[index] for index in group]).unsqueeze(1).to(device)
                 yield FeatureBatch(len(group), group, features, None, []), [vectors.rows[index] for index in group]
             return
+        if is_embedded:
+            raise InputError(
+                f"batch: expected a column features, as {self.run_folder} was trained on embeddings, got {source}"
+            )
         config = loaded.run.config
         photos = read_photos(source, column, self.media_root, config.num_frames, self.reading)
         reasons = dict(photos.errors)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from truetag.audit.clean import clean
-from truetag.audit.review import write_page
+from truetag.audit.review import write_review
 from truetag.data.bags import read_bags
 from truetag.data.manifest import iterate_rows, read_manifest, write_manifest
 
@@ -51,7 +51,7 @@ def folder(tmp_path_factory):
         for number in range(NUM_ISSUES)
     ]
     table = pd.DataFrame(issues).drop_duplicates(["id", "label", "kind"]).reset_index(drop=True)
-    write_page(folder / "index.html", table, media, "m.jsonl & co", {EVIL[0]: ["sky", EVIL[0]]})
+    write_review(folder / "index.html", table, media, "m.jsonl & co", {EVIL[0]: ["sky", EVIL[0]]})
     return folder
 
 
@@ -166,7 +166,7 @@ def other_page(browser, tmp_path):
         issue("b", None, "near_duplicate", float("nan"), "same photo as a; only here: sky"),
         issue("a", None, "outlier", float("nan"), "looks like no other photo"),
     ]
-    write_page(tmp_path / "index.html", pd.DataFrame(issues), None, "m.jsonl", {"a": ["dog", "cat"]})
+    write_review(tmp_path / "index.html", pd.DataFrame(issues), None, "m.jsonl", {"a": ["dog", "cat"]})
     page = browser.new_page(viewport={"width": 1200, "height": 800})
     page.problems = []
     page.on("pageerror", lambda error: page.problems.append(str(error)))
@@ -209,7 +209,7 @@ def test_a_full_page_keeps_room_for_photos(tmp_path, monkeypatch):
     monkeypatch.setattr("truetag.audit.review.MOST_ISSUES", 20)
     issues = [issue("a", f"tag {number}", "missing", 0.9) for number in range(30)]
     issues += [issue(f"p{number}", None, "outlier", float("nan"), "looks like no other photo") for number in range(5)]
-    write_page(tmp_path / "index.html", pd.DataFrame(issues), None, "m.jsonl")
+    write_review(tmp_path / "index.html", pd.DataFrame(issues), None, "m.jsonl")
     text = (tmp_path / "index.html").read_text()
     assert (text.count('"kind": "missing"'), text.count('"kind": "outlier"')) == (18, 2)
 

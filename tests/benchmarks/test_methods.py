@@ -7,6 +7,7 @@ import methods
 import methods_report
 import pytest
 from contenders import METHODS, PEERS
+from matplotlib.figure import Figure
 
 
 def benchmark(**changes):
@@ -85,6 +86,21 @@ def test_the_report_says_only_what_was_run(tmp_path):
     assert "`one label`" not in text
     assert "## scenes" not in text
     assert (tmp_path / "methods.png").stat().st_size > 0
+    assert b"<svg" in (tmp_path / "methods.svg").read_bytes()
+
+
+def test_the_picture_joins_no_columns(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(methods_report, "Figure", lambda **options: figures.append(Figure(**options)) or figures[-1])
+    row = {"data": "flickr8k", "method": "mlcn-star"}
+    columns = ("clean", "swap 1", "flip 0.1, 0.1")
+    rows = [row | {"column": c, "seed": seed, "mean_ap": 0.2 + seed / 10} for c in columns for seed in (0, 1)]
+    methods_report.draw(rows, tmp_path / "methods.png")
+    swaps, flips = figures[0].axes
+    for axis, count in ((swaps, 2), (flips, 1)):
+        points, _, _ = axis.containers[0]
+        assert points.get_linestyle() == "None"
+        assert points.get_ydata() == pytest.approx([25.0] * count)
 
 
 @pytest.mark.parametrize("column", ["clean", "swap 3"])

@@ -15,7 +15,7 @@ from PIL import Image
 
 from truetag.errors import InputError
 from truetag.media import clips
-from truetag.media.clips import iterate_frames, sample_frames
+from truetag.media.clips import frame_times, iterate_frames, sample_frames
 from truetag.media.photos import MediaError
 
 RAMP = list(range(10, 250, 4))  # 60 frames
@@ -425,3 +425,16 @@ def test_whatever_is_raised_becomes_a_reason(ramp, monkeypatch, error):
 def test_no_frames_at_all_is_the_callers_mistake(ramp):
     with pytest.raises(InputError, match="num_frames: expected at least 1, got 0"):
         sample_frames(ramp, 0)
+
+
+def test_frame_times_are_those_of_the_sampled_frames(ramp, tmp_path):
+    assert frame_times(ramp, 3) == pytest.approx([1, 3, 5])
+    late = make_clip(tmp_path / "late.mkv", RAMP, times=[5000 + 100 * number for number in range(60)])
+    assert frame_times(late, 3) == pytest.approx([1, 3, 5])
+    assert len(frame_times(ramp, 100)) == len(sample_frames(ramp, 100)) == 60
+
+
+def test_times_of_what_is_no_clip(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"no clip")
+    with pytest.raises(MediaError):
+        frame_times(tmp_path / "a.mp4")

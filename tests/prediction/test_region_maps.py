@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from made_clips import make_clip
+from matplotlib.figure import Figure
 from PIL import Image
 
 from truetag.data.bags import bags_of_files, join_bags
 from truetag.data.vocabulary import Vocabulary
+from truetag.media.files import Reading
 from truetag.media.preprocessing import Preprocessing
 from truetag.models.classifier import Classifier
 from truetag.prediction.region_maps import draw_region_maps
@@ -90,6 +93,26 @@ def test_colours_mean_the_same_in_all_pictures_and_the_photo_stays_in_colour(cla
     red, green, blue = unsure[place]
     assert green > red + 40
     assert green > blue + 40
+
+
+def test_the_likeliest_region_is_framed_and_a_clip_names_the_second(classifier, tmp_path, monkeypatch):
+    dark, red = np.zeros((64, 64, 3), dtype=np.uint8), np.zeros((64, 64, 3), dtype=np.uint8)
+    red[32:, 32:, 0] = 255
+    path = make_clip(tmp_path / "a.mp4", [Image.fromarray(photo) for photo in [dark] * 20 + [red] * 10], rate=10)
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **options: (drawn.append(figure), path.touch()))
+    rows = [{"id": "a", "path": str(path), "tags": ["red"], "probabilities": [0.9]}]
+    vocabulary = Vocabulary(("red", "blue", "the"), ("JJ", "JJ", "DT"), (1, 1, 1))
+    preprocessing = Preprocessing(32, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    reading = Reading(tmp_path / "cache")
+    bags = bags_of_files(["a"], [path], reading, num_frames=3)
+    draw_region_maps(classifier, preprocessing, vocabulary, bags, rows, tmp_path / "maps", num_frames=3)
+    _, panel, bar = drawn[0].axes
+    assert panel.get_title() == "red 90 %, at 2.5 s"
+    framed = panel.patches[0]
+    assert framed.get_x() >= 31
+    assert framed.get_y() >= 31
+    assert bar.get_ylim() == (0, 1)
 
 
 def test_a_run_that_did_not_learn_regions_says_so(classifier, tmp_path):

@@ -1,5 +1,6 @@
 """`truetag audit`: one ranked list of tags that are probably wrong or missing, with a page to review them."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,17 +39,18 @@ def audit(
 ) -> Audit:
     """Find the tags that are probably wrong or missing, the surest first.
 
-    Give a run and a manifest; or `--features` or `--probabilities` with `--tags`.
+    Give a run and a manifest (with `--features`, if the run was trained on such); or `--features` or `--probabilities`
+    with `--tags`.
 
     Args:
         run: a finished run; its backbone gives the features, and models that did not see a photo judge its tags.
         manifest: the manifest to audit.
         out: a folder for issues.parquet and issues.csv (the list), labels.csv, examples.parquet and examples.csv,
             summary.json and index.html, the page to review them on.
-        features: embeddings instead, [examples, features], in a numpy file (.npy, .npz).
+        features: embeddings instead of photos, [examples, features]: .npz or Parquet with ids, or in the order of the
+            tags; or .npy.
         probabilities: p(y=1|x) instead, [examples, tags], of models that did not see the example.
-        tags: the tags of these examples, in the same order: a table, a manifest, or a numpy file of 1, 0 and -1 for
-            unknown.
+        tags: the tags of these examples: a table, a manifest, or a numpy file of 1, 0 and -1 for unknown.
         split: audit the rows of one split alone.
         min_probability: list what is wrong with at least this probability.
         min_count: with `--features`: leave out tags of fewer rows.
@@ -67,9 +69,11 @@ def audit(
     if split is not None and manifest is None:
         raise InputError(f"split: expected with RUN MANIFEST, got {split!r} with a numpy file")
     array = features if features is not None else probabilities
-    if run is not None and manifest is not None and features is probabilities is tags is None:
+    if run is not None and manifest is not None and probabilities is tags is None:
         require_finished_run(run)
         read_header(manifest)
+        if features is not None:
+            require_file(features, "file of embeddings")
     elif run is manifest is None and array is not None and tags is not None and None in (features, probabilities):
         require_file(array, "numpy file")
         require_file(tags, "table, manifest or numpy file")
@@ -78,22 +82,24 @@ def audit(
     # here: what they import takes seconds, and mistakes are told at once
     from truetag.audit.judge import judge
     from truetag.audit.reading import read_arrays, read_run
-    from truetag.audit.review import write_page
+    from truetag.audit.review import write_review
     from truetag.audit.tables import find, write_audit
 
     skips = SkipList(reading.max_skipped)
     if run is not None and manifest is not None:
-        evidence, media = read_run(run, manifest, split, function_words, reading, skips)
+        evidence, media = read_run(run, manifest, split, function_words, reading, skips, features)
     else:
         assert array is not None
         assert tags is not None
-        evidence, media = read_arrays(array, tags, probabilities is not None, min_count), None
+        evidence, media = read_arrays(array, tags, probabilities is not None, min_count, skips), None
     found = find(evidence, judge(evidence, seed), min_probability)
     found.summary["skipped"] = len(skips)
+    for name, path in (("run", run), ("manifest", manifest)):  # where they are, seen from the folder of the audit
+        found.summary[name] = None if path is None else os.path.relpath(path.resolve(), out.resolve())
     write_audit(found, out)
     skips.write(out / "skipped.jsonl")
     given = dict(zip(found.examples["id"], found.examples["given"], strict=True))
     source = manifest or tags
     assert source is not None
-    write_page(out / "index.html", found.issues, media, source.name, given)
+    write_review(out / "index.html", found.issues, media, source.name, given)
     return replace(found, folder=out)

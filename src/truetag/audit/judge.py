@@ -103,7 +103,7 @@ def _choose(
 ) -> HeadSettings:
     """As `NoisyLabelClassifier` does; the posterior is computed here anyway."""
     among = candidates(HeadSettings())
-    with Progress("choosing how to treat the noise", len(among), even=False) as progress:
+    with Progress("choosing how to treat the noise", None, even=False) as progress:
         targets = labels if bool(((labels > 0) & (labels < 1)).any()) else None
         observed = labels if targets is None else torch.where(labels >= 0, (labels >= 0.5).float(), -1)
         choice = choose(

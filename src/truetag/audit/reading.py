@@ -13,8 +13,9 @@ from torch import Tensor
 
 from truetag.audit.evidence import Evidence, Records
 from truetag.data.bags import MediaBags, read_bags
-from truetag.data.batches import FeatureBags
+from truetag.data.batches import FeatureBags, batches_of_means
 from truetag.data.copies import digests_of, groups_with_copies
+from truetag.data.embeddings import NO_FEATURES, open_embeddings
 from truetag.data.labels import caption_words, decided_labels, observed_labels, tag_sources
 from truetag.data.manifest import iterate_rows, read_manifest, stream_rows
 from truetag.data.rows import Row, media_name
@@ -26,14 +27,14 @@ from truetag.io.terminal import tell
 from truetag.io.text import counted, require_file
 from truetag.label_noise.observed_labels import LabelReader
 from truetag.label_noise.settings import JOINT, HeadSettings
-from truetag.media.files import Reading, SkipList
-from truetag.models.backbones import digest_weights, load_backbone
+from truetag.media.files import Reading, SkipList, Skipped
+from truetag.models.backbones import load_backbone
 from truetag.models.building import load_classifier
 from truetag.models.classifier import Classifier
-from truetag.models.features import cached_features, feature_spec
+from truetag.models.features import features_of
 from truetag.prediction.inputs import MANIFEST_SUFFIXES
 from truetag.runs.folder import Run, open_run, read_json_object
-from truetag.training.targets import CHOSEN_FIELDS, batches_of_means
+from truetag.training.targets import CHOSEN_FIELDS
 
 ARRAY_SUFFIXES = (".npy", ".npz")
 
@@ -45,6 +46,7 @@ def read_run(
     with_function_words: bool,
     reading: Reading,
     skips: SkipList,
+    features_path: Path | None = None,
 ) -> tuple[Evidence, MediaBags]:
     """The rows of a manifest, with the features of the run's backbone as it was before training.
 
@@ -57,6 +59,7 @@ def read_run(
         with_function_words: whether words such as `a` and `there` are listed, too.
         reading: how photos and clips are read.
         skips: gets those that cannot be used.
+        features_path: a file of embeddings, for a run that was trained on such.
 
     Returns:
         The evidence, and the photos or clips of its examples.
@@ -67,7 +70,7 @@ def read_run(
     run, manifest = open_run(run_folder), read_manifest(manifest_path)
     run.require_finished()
     rows = manifest.in_split(split)
-    media = read_bags(manifest, rows, reading, skips, run.config.num_frames)
+    media = read_bags(manifest, rows, reading, skips, run.config.num_frames, features_path)
     kept, features = _mean_features(run, media, reading, skips)
     rows = rows.select(kept)
     groups = groups_with_copies(manifest.rows["group"][:], digests_of(manifest))
@@ -86,35 +89,53 @@ def read_run(
         is_listed=~np.isin(run.vocabulary.words, [] if with_function_words else function_words(run.vocabulary)),
         settings=_head_settings(run),
     )
+    if features_path is not None and not any(rows["features"][:]):  # the page shows photos, if they are there
+        return evidence, read_bags(manifest, rows, reading, SkipList(1.0), run.config.num_frames)
     return evidence, media.select(kept)
 
 
-def read_arrays(array_path: Path, tags_path: Path, are_probabilities: bool, min_count: int) -> Evidence:
-    """Embeddings or probabilities from a numpy file, and the tags of the same examples in the same order.
+def read_arrays(
+    array_path: Path, tags_path: Path, are_probabilities: bool, min_count: int, skips: SkipList
+) -> Evidence:
+    """Embeddings or probabilities, and the tags of the same examples, by id where the embeddings have ids.
 
     Args:
-        array_path: .npy or .npz with one array: [N, D], or probabilities [N, K] in 0..1.
+        array_path: a file of embeddings [N, D], or .npy or .npz with one array of probabilities [N, K] in 0..1.
         tags_path: a manifest, a table of tags with a row per example, or a numpy file [N, K] of 1, 0, -1 for unknown.
         are_probabilities: whether these are p(y=1|x) of models that did not see the example, a column per tag: as in
             the numpy file, or in alphabetical order for other tags.
         min_count: leave out tags of embeddings that are rarer.
+        skips: gets the rows without embeddings.
 
     Raises:
         InputError: a file is not what it should be, or the numbers of examples or tags differ.
     """
-    array = _read_array(array_path)
+    embeddings = None if are_probabilities else open_embeddings(array_path)
+    array = _read_array(array_path) if embeddings is None else embeddings.array
     num_examples = len(array)
+    chosen = np.arange(num_examples)  # rows of the array
     if tags_path.suffix in ARRAY_SUFFIXES:
         reader = LabelReader(_read_array(tags_path), num_examples, None, "tags")
         labels = torch.from_numpy(reader.read(slice(0, num_examples))).nan_to_num(-1)
         reader.check_convention()
-        rows: list[Row] = [{"id": str(row)} for row in range(num_examples)]
+        names_of_rows = map(str if embeddings is None else embeddings.name_of, range(num_examples))
+        rows: list[Row] = [{"id": name} for name in names_of_rows]
         names = [str(column) for column in range(labels.shape[1])]
         decided = groups = sources = None
     else:
         is_manifest = tags_path.suffix in MANIFEST_SUFFIXES
         rows = list(iterate_rows(tags_path)) if is_manifest else read_tags(tags_path).rows
-        if len(rows) != num_examples:
+        if embeddings is not None and embeddings.ids is not None:
+            chosen = embeddings.rows_of([row["id"] for row in rows], f"rows of {tags_path}")
+            skips.expect(len(rows))
+            skips.report_all(
+                Skipped(row["id"], array_path, NO_FEATURES)
+                for row, there in zip(rows, chosen >= 0, strict=True)
+                if not there
+            )
+            rows = [row for row, there in zip(rows, chosen >= 0, strict=True) if there]
+            chosen = chosen[chosen >= 0]
+        elif len(rows) != num_examples:
             raise InputError(f"tags: expected {num_examples} rows, as {array_path} has, got {len(rows)} in {tags_path}")
         counts = Counter(tag for row in rows for tag in {normalise(tag) for tag in row.get("tags") or ()})
         names = sorted(tag for tag, count in counts.items() if are_probabilities or count >= min_count)
@@ -131,9 +152,9 @@ def read_arrays(array_path: Path, tags_path: Path, are_probabilities: bool, min_
             raise InputError(f"probabilities: expected {len(names)} columns, one per tag, got {array.shape[1]}")
         if not ((array >= 0) & (array <= 1)).all():
             raise InputError(f"{array_path}: expected probabilities from 0 to 1, got others")
-    elif not np.isfinite(array).all():
-        raise InputError(f"{array_path}: expected finite numbers, got NaN or infinity")
-    values = torch.from_numpy(array).float()
+    if embeddings is not None:
+        embeddings.require_finite(chosen)
+    values = torch.from_numpy(np.asarray(array[chosen], dtype=np.float32))
     return Evidence(
         ids=[row["id"] for row in rows],
         labels=labels,
@@ -177,8 +198,7 @@ def _mean_features(
     elif not run.config.freeze_backbone:
         backbone, preprocessing = load_backbone(run.config.backbone, run.config.weights, run.config.resolution)
     probe = Classifier(backbone, classifier.num_features, 1).to(device).eval()
-    spec = feature_spec(probe, run.config.backbone, digest_weights(backbone), preprocessing)
-    cached = cached_features(media.frames, probe, spec, skips, reading.cache)
+    cached = features_of(media.frames, probe, run.config.backbone, preprocessing, skips, reading.cache)
     usable = cached.rows >= 0
     chosen, kept = media.keep_frames(usable)
     if not kept:

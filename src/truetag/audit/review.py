@@ -1,26 +1,21 @@
 """The review page: one HTML file, without a server or a network, on which a person decides what is right.
 
-Texts are data: they are put into the page as JSON, in which `<` cannot end the script, and shown as text alone. The
-policy of the page allows its own script and style, by their digests, and pictures that are inside it.
+Texts are data: they are put into the page as JSON, in which `<` cannot end the script, and shown as text alone.
 """
 
-import base64
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
 
 from truetag.audit.decisions import OPPOSITE, PHOTO_KINDS
 from truetag.data.bags import MediaBags
-from truetag.io.files import write_text
 from truetag.io.fingerprints import fingerprint
+from truetag.io.pages import write_page
 from truetag.io.terminal import Progress, tell
 from truetag.media.data_urls import inline_picture
 from truetag.media.photos import MediaError
@@ -35,14 +30,14 @@ MOST_PICTURES = 5_000
 _SIDE, _QUALITY = 224, 70
 
 
-def write_page(
+def write_review(
     path: Path,
     issues: "pd.DataFrame",
     media: MediaBags | None,
     title: str,
     given: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
-    """Write the page.
+    """Write the page; its script, review.js, reads `issues`, `pictures` and `digest`.
 
     Args:
         path: where to.
@@ -73,36 +68,8 @@ def write_page(
         entries.append(entry)
     digest = fingerprint([json.dumps([[entry["id"], entry["kind"], entry.get("label")] for entry in entries])])
     data = {"digest": digest[:16], "issues": entries, "pictures": list(pictures.values())}
-    write_text(path, render(title, data))
-
-
-def render(title: str, data: dict[str, Any]) -> str:
-    """The page as text.
-
-    Args:
-        title: what was audited.
-        data: `issues`, `pictures` and `digest`, as review.js reads them.
-    """
-    style, script, template = (files("truetag.audit").joinpath(f"review.{kind}").read_text() for kind in _PARTS)
-    policy = (
-        f"default-src 'none'; img-src data:; style-src {_digest(style)}; script-src {_digest(script)}; base-uri 'none'"
-    )
     content = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    return environment.from_string(template).render(
-        title=title,
-        policy=policy,
-        style=Markup(style),
-        script=Markup(script),
-        data=Markup(content),
-    )
-
-
-_PARTS = ("css", "js", "html")
-
-
-def _digest(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+    write_page(path, "truetag.audit", "review.html", app="review", title=title, data=Markup(content))
 
 
 def _pictures(names: Sequence[str], media: MediaBags) -> dict[str, str]:

@@ -5,7 +5,7 @@ what is usual, and marked so.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from truetag.runs.config import require, require_choices
 
@@ -17,6 +17,9 @@ class CaptionConfig:
     Raises:
         InputError: a value is outside its range.
     """
+
+    SECTIONS: ClassVar = {"network": "state_size", "captions": "captions", "schedule": "epochs", "machine": "select"}
+    """The groups of the help, each with its first setting."""
 
     # the network
     state_size: int = 700

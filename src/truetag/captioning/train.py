@@ -164,7 +164,7 @@ class _Training:
         for number, picks in enumerate(self.batches):
             if number < position.step:
                 continue
-            clips = [clip for clip, _ in picks]
+            clips = [pick[0] for pick in picks]
             text = f"{config.seed} {position.epoch} {position.step}"
             self.generator.manual_seed(zlib.crc32(text.encode()))
             batch = make_batch(

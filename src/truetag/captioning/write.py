@@ -124,7 +124,7 @@ def _read_inputs(
 ) -> tuple[list[str], FrameFeatures]:
     """The ids of all clips, and the features of those that can be used."""
     if source.opened is not None:
-        bags = list_bags(source.opened, inputs, split, reading, skips)
+        bags = list_bags(source.opened.config.num_frames, inputs, split, reading, skips)
         return list(bags.ids), read_concepts(source.opened, bags, reading, skips)
     if len(inputs) != 1 or inputs[0].suffix not in MANIFEST_SUFFIXES:
         got = ", ".join(map(str, inputs))

@@ -1,6 +1,6 @@
 """Manifest rows as bags of tensors: cached features or photos, each with its observed labels."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64, Shaped
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
@@ -17,8 +18,12 @@ from truetag.media.files import MediaFiles, Skipped
 from truetag.media.photos import MediaError
 from truetag.media.preprocessing import Preprocessing
 
-Pick = tuple[int, bool]
-"""The index of a bag in a data set, and whether its photos are mirrored."""
+Pick = tuple[int, bool] | tuple[int, bool, int]
+"""The index of a bag in a data set, whether its photos are mirrored, and the seed of what else is varied, if anything
+is."""
+Variation = Callable[[Image.Image, bool, int], Tensor]
+"""From a photo, whether it is mirrored, and a seed to the varied square [3, H, W] that a backbone reads."""
+_BAGS_PER_BATCH = 512
 
 
 class Batch(NamedTuple):
@@ -60,10 +65,22 @@ class FeatureBags(Dataset):
 
     def __getitems__(self, picks: list[Pick]) -> Batch:
         """Fetch a whole batch at once: one gather instead of one call per bag."""
-        indices = [index for index, _ in picks]
+        indices = [pick[0] for pick in picks]
         frames, mask = frame_indices(self.starts, indices)  # [B, T]
         features = torch.from_numpy(self.features[self.rows[frames]]).float()  # [B, T, R, D]
         return Batch(features, self.labels[indices], torch.tensor(indices), mask, [])
+
+
+def batches_of_means(bags: FeatureBags) -> Iterator[Float[Tensor, "B D"]]:
+    """The mean over regions and frames of each bag, many bags at a time."""
+    for first in range(0, len(bags), _BAGS_PER_BATCH):
+        frame_of, mask = frame_indices(bags.starts, range(first, min(first + _BAGS_PER_BATCH, len(bags))))  # B T
+        rows = bags.rows[frame_of]  # B T
+        usable = torch.from_numpy(rows >= 0)
+        usable = usable if mask is None else usable & mask
+        frames = torch.from_numpy(np.asarray(bags.features[rows])).float().mean(2)  # B T D
+        total = torch.where(usable.unsqueeze(-1), frames, 0).sum(1)  # B D
+        yield total / usable.sum(1, keepdim=True).clamp(min=1)
 
 
 class PhotoBags(Dataset):
@@ -71,10 +88,22 @@ class PhotoBags(Dataset):
 
     A frame that cannot be decoded becomes padding. A bag whose frames all fail becomes a black frame with unknown
     labels, which contributes no gradient.
+
+    Args:
+        bags: the photos.
+        labels: the observed labels of the bags.
+        preprocessing: what the backbone expects of a photo.
+        variation: how photos are varied whose pick has a seed.
     """
 
-    def __init__(self, bags: MediaBags, labels: Shaped[Tensor, "N K"], preprocessing: Preprocessing) -> None:
-        self.bags, self.labels, self.preprocessing = bags, labels, preprocessing
+    def __init__(
+        self,
+        bags: MediaBags,
+        labels: Shaped[Tensor, "N K"],
+        preprocessing: Preprocessing,
+        variation: Variation | None = None,
+    ) -> None:
+        self.bags, self.labels, self.preprocessing, self.variation = bags, labels, preprocessing, variation
         self.ids, self.starts = bags.ids, bags.starts
 
     def __len__(self) -> int:
@@ -83,7 +112,7 @@ class PhotoBags(Dataset):
     def __getitems__(self, picks: list[Pick]) -> Batch:
         """Decode a batch."""
         side = self.preprocessing.resolution
-        indices = [index for index, _ in picks]
+        indices = [pick[0] for pick in picks]
         frames, mask = frame_indices(self.starts, indices)  # [B, T]
         inputs, labels = torch.zeros(*frames.shape, 3, side, side), self.labels[indices]  # [B, T, 3, H, W], [B, K]
         wanted = torch.ones(frames.shape, dtype=torch.bool) if mask is None else mask
@@ -92,7 +121,7 @@ class PhotoBags(Dataset):
         for bag, column in wanted.nonzero().tolist():
             frame = int(frames[bag, column])
             try:
-                inputs[bag, column] = self.preprocessing(self.bags.frames.read(frame), flip=picks[bag][1])
+                inputs[bag, column] = self._read(frame, picks[bag])
             except MediaError as error:
                 usable[bag, column] = False
                 skipped.append(self.bags.frames.skip(frame, error))
@@ -102,6 +131,12 @@ class PhotoBags(Dataset):
             usable[is_lost, 0] = True  # pooling needs a frame, and this one is black
             mask = usable
         return Batch(inputs, labels, torch.tensor(indices), mask, skipped)
+
+    def _read(self, frame: int, pick: Pick) -> Float[Tensor, "3 H W"]:
+        photo = self.bags.frames.read(frame)
+        if self.variation is None or len(pick) == 2:
+            return self.preprocessing(photo, flip=pick[1])
+        return self.variation(photo, *pick[1:])
 
 
 def frame_indices(
@@ -134,11 +169,21 @@ class EpochBatches(Sampler[list[Pick]]):
         seed: decides, with the epoch, the order and the flips.
         shuffle: whether the order is random, as in training; otherwise it is the order of the data set.
         flip: whether half of the examples, chosen at random, are mirrored.
+        vary: whether each pick has a seed of its own, by which the example is varied.
     """
 
-    def __init__(self, num_examples: int, batch_size: int, seed: int, *, shuffle: bool, flip: bool = False) -> None:
+    def __init__(
+        self,
+        num_examples: int,
+        batch_size: int,
+        seed: int,
+        *,
+        shuffle: bool,
+        flip: bool = False,
+        vary: bool = False,
+    ) -> None:
         self.num_examples, self.batch_size, self.seed = num_examples, batch_size, seed
-        self.shuffle, self.flip = shuffle, flip
+        self.shuffle, self.flip, self.vary = shuffle, flip, vary
         self.drop_last = False
         self.epoch = 0
 
@@ -155,7 +200,10 @@ class EpochBatches(Sampler[list[Pick]]):
         if self.shuffle:
             order = torch.randperm(self.num_examples, generator=generator).tolist()
         flips = (torch.rand(self.num_examples, generator=generator) < 0.5 * self.flip).tolist()
-        picks = list(zip(order, flips, strict=True))
+        picks: list[Pick] = list(zip(order, flips, strict=True))
+        if self.vary:
+            seeds = torch.randint(2**31, (self.num_examples,), generator=generator).tolist()
+            picks = list(zip(order, flips, seeds, strict=True))
         starts = self._starts()
         for start, end in zip(starts, [*starts[1:], len(picks)], strict=True):
             yield picks[start:end]

@@ -12,9 +12,10 @@ from functools import partial
 from pathlib import Path
 
 from truetag.data.columns import is_clip_name
+from truetag.data.embeddings import NO_FEATURES, is_embeddings, open_embeddings
 from truetag.data.manifest import Row, relative_root, write_manifest
 from truetag.data.parts_of_speech import CLOSED_WORDS
-from truetag.data.rows import ImportedRows, split_named
+from truetag.data.rows import MEDIA_FIELDS, ImportedRows, split_named
 from truetag.data.tables import BLANK
 from truetag.data.words import is_number_or_letter, normalise, tokenise
 from truetag.errors import InputError
@@ -64,20 +65,20 @@ def write_imported(
     Args:
         imported: the rows.
         annotations: where they come from.
-        media_dir: the folder that their names are relative to.
+        media_dir: the folder that their names are relative to, or a file of embeddings with their ids.
         out: the manifest.
         options: what else to do.
     """
     refuse_overwriting(out, annotations)
     refuse_existing(out, options.overwrite)
+    if media_dir.is_file() and is_embeddings(media_dir):
+        return _write_embedded(imported, annotations, media_dir, out, options)
     if not media_dir.is_dir():
-        raise InputError(f"{media_dir}: no such folder of photos or clips")
+        raise InputError(f"{media_dir}: no such folder of photos or clips, or file of embeddings")
     reading = Reading(max_skipped=options.max_skipped, allow_outside=options.allow_outside)
     rows = imported.rows
     skips = SkipList(options.max_skipped, len(rows) + sum(reason != BLANK for _, reason in imported.problems))
-    for line, reason in imported.problems:
-        entry = Skipped(f"line {line}" if line else "", annotations, reason)
-        skips.list_only(entry) if reason == BLANK else skips.report(entry)
+    _report_problems(imported, annotations, skips)
     found = find_files(media_dir, [_medium(row) for row in rows])
     rows = [_with_file(row, file.name) for row, file in zip(rows, found, strict=True)]
     root = reading.fence(media_dir)
@@ -92,11 +93,70 @@ def write_imported(
         first = next(iter(skips), None)
         example = f"; the first of {len(skips)}: {first.path} ({first.reason})" if first else ""
         raise InputError(f"{annotations}: no photo or clip of it can be used with {media_dir}{example}")
-    usable = [row | {"split": split} if (split := _split_of(row, options)) else row for row in usable]
-    num_rows = write_manifest(out, usable, {"media_root": relative_root(media_dir, out)})
+    return _write(usable, [*imported.notes, *describe_names(found)], media_dir, out, options, skips)
+
+
+def _write_embedded(
+    imported: ImportedRows, annotations: Path, path: Path, out: Path, options: ImportOptions
+) -> ImportSummary:
+    """Write the rows that have embeddings, which are found by their ids or, where the file has none, by their order.
+
+    Args:
+        imported: the rows.
+        annotations: where they come from.
+        path: the file of embeddings.
+        out: the manifest.
+        options: what else to do.
+    """
+    refuse_overwriting(out, path)
+    embeddings, ids = open_embeddings(path), [row["id"] for row in imported.rows]
+    skips = SkipList(options.max_skipped, len(ids) + sum(reason != BLANK for _, reason in imported.problems))
+    _report_problems(imported, annotations, skips)
+    if embeddings.ids is None and imported.problems:
+        raise InputError(
+            f"{annotations}: expected no row that cannot be used, as {path} has no ids and its order counts, got "
+            f"{len(imported.problems)}: line {imported.problems[0].line} has {imported.problems[0].reason}"
+        )
+    numbers = embeddings.rows_of(ids, f"rows of {annotations}").tolist()
+    skips.report_all(Skipped(name, path, NO_FEATURES) for name, number in zip(ids, numbers, strict=True) if number < 0)
+    usable = [
+        {name: value for name, value in row.items() if name not in MEDIA_FIELDS} | {"features": f"{path.name}#{number}"}
+        for row, number in zip(imported.rows, numbers, strict=True)
+        if number >= 0
+    ]
+    unused = len(embeddings.array) - len(usable)
+    how = "by their order" if embeddings.ids is None else "by their ids"
+    notes = [
+        *imported.notes,
+        f"embeddings of {embeddings.array.shape[1]} numbers, {how}; not used: {unused} of the file",
+    ]
+    return _write(usable, notes, path.parent, out, options, skips)
+
+
+def _report_problems(imported: ImportedRows, annotations: Path, skips: SkipList) -> None:
+    for line, reason in imported.problems:
+        entry = Skipped(f"line {line}" if line else "", annotations, reason)
+        skips.list_only(entry) if reason == BLANK else skips.report(entry)
+
+
+def _write(
+    rows: list[Row], notes: list[str], root: Path, out: Path, options: ImportOptions, skips: SkipList
+) -> ImportSummary:
+    """Write the rows and the list of what was skipped.
+
+    Args:
+        rows: what can be used.
+        notes: how it was read.
+        root: the folder that the names of files are relative to.
+        out: the manifest.
+        options: the split of rows that have none.
+        skips: what cannot be used.
+    """
+    rows = [row | {"split": split} if (split := _split_of(row, options)) else row for row in rows]
+    num_rows = write_manifest(out, rows, {"media_root": relative_root(root, out)})
     listing = out.with_name(f"{out.name}.skipped.jsonl")
     skips.write(listing)
-    notes = [*imported.notes, *describe_names(found), *_describe_labels(usable), *_describe_splits(usable)]
+    notes = [*notes, *_describe_labels(rows), *_describe_splits(rows)]
     if len(skips):
         notes.append(f"{len(skips)} skipped ({skips.count_reasons()}), listed in {listing}")
     return ImportSummary(num_rows, list(skips), notes)

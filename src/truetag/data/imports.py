@@ -63,7 +63,7 @@ def import_captions(
 
     Args:
         annotations: the table: CSV, TSV, JSON, JSON Lines, Parquet, Excel, or Flickr8k.token.txt.
-        media_dir: the folder that holds the photos or clips.
+        media_dir: the folder that holds the photos or clips, or a file of their embeddings (.npz, .npy, Parquet).
         out: the manifest to write (`.jsonl` or `.parquet`).
         table: how to read it; what is left open is found and said.
         options: what else to do.
@@ -87,7 +87,7 @@ def import_tags(
 
     Args:
         annotations: the table: CSV, TSV, JSON, JSON Lines, Parquet or Excel.
-        media_dir: the folder that holds the photos or clips.
+        media_dir: the folder that holds the photos or clips, or a file of their embeddings (.npz, .npy, Parquet).
         out: the manifest to write (`.jsonl` or `.parquet`).
         table: how to read it; what is left open is found and said.
         options: what else to do.

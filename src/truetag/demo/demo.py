@@ -23,14 +23,15 @@ from truetag.data.manifest import Manifest, Row, iterate_rows, read_manifest, wr
 from truetag.data.vocabulary import Vocabulary, read_vocabulary, write_vocabulary
 from truetag.demo.scenes import WORDS, draw_scenes
 from truetag.evaluate import evaluate
+from truetag.io.pages import write_page
 from truetag.io.tensors import write_tensors
 from truetag.io.terminal import tell
 from truetag.label_noise.relabelling import posterior_labels
 from truetag.label_noise.settings import HeadSettings
+from truetag.media.data_urls import inline_photo
 from truetag.media.files import Reading
 from truetag.prediction.inference import predict_manifest
 from truetag.reports.corrections import Corrections, correct_tags
-from truetag.reports.page import write_page
 from truetag.runs.config import TrainConfig
 from truetag.runs.folder import Run
 from truetag.runs.paths import require_new_folder
@@ -230,7 +231,7 @@ def _report(out: Path, runs: dict[str, Run], metrics: dict[str, Metrics], starte
     corrections = correct_tags(vocabulary.words, tags.observed, tags.true, tags.posterior, shown)
     training = manifest.in_split("train")
     num_cards = min(NUM_CARDS, len(training))
-    paths = [manifest.media_root / path for path in training["image"][:num_cards]]
+    pictures = [inline_photo(manifest.media_root / path) for path in training["image"][:num_cards]]
     rows = [
         {"name": name, "title": method.title, "recipe": method.recipe}
         | {column: metrics[name][column] for column in COLUMNS}
@@ -240,6 +241,7 @@ def _report(out: Path, runs: dict[str, Run], metrics: dict[str, Metrics], starte
     page = out / "index.html"
     write_page(
         page,
+        "truetag.reports",
         "demo.html",
         rows=rows,
         gain=gain,
@@ -247,7 +249,7 @@ def _report(out: Path, runs: dict[str, Run], metrics: dict[str, Metrics], starte
         overall=_overall(tags),
         rates={kind: _dots(vocabulary, tags, kind) for kind in tags.rates},
         mean_rates={kind: _mean_rates(_dots(vocabulary, tags, kind)) for kind in tags.rates},
-        cards=list(zip(paths, corrections.photos, strict=False)),
+        cards=list(zip(pictures, corrections.photos, strict=False)),
         corrections=corrections,
         num_train=len(training),
         num_test=metrics[BEST]["num_examples"],

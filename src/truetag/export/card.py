@@ -1,17 +1,17 @@
 """The model card (README.md) of an exported folder: data, estimated noise, scores with their truth, limits, and use."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from truetag.data.vocabulary import function_words
-from truetag.errors import InputError
 from truetag.export.onnx import thresholds
-from truetag.io.text import counted, text_lines
+from truetag.io.text import counted
 from truetag.models.backbones import VGG16
-from truetag.runs.folder import Run, read_json_object
+from truetag.runs.config import EMBEDDINGS
+from truetag.runs.folder import Run
+from truetag.runs.metrics import read_label_counts, read_metrics
 from truetag.truth import TRUTH_IN_WORDS
 
 NUM_LABELS = 30
@@ -55,7 +55,7 @@ def model_card(run: Run, kind: str) -> str:
     Raises:
         InputError: a file of the run is broken.
     """
-    scores = list(_read_metrics(run.folder / "metrics"))
+    scores = list(read_metrics(run.folder))
     parts = [_header(kind), _opening(run, kind), "## Data", _data(run), "## Noise of the training tags"]
     parts += [_noise(scores), "## Scores", *(map(_scores, scores) if scores else [_NO_SCORES])]
     parts += ["## Labels", _labels(run, scores), "## Limits", _limits(run, scores)]
@@ -72,6 +72,13 @@ def _header(kind: str) -> str:
 
 def _opening(run: Run, kind: str) -> str:
     config, how = run.config, run.preprocessing
+    if config.backbone == EMBEDDINGS:
+        return (
+            f"# A tagger with {counted(len(run.vocabulary), 'label')}\n\nA linear head on embeddings of the model that "
+            "it was trained on; those of another model mean nothing to it. truetag trained it on tags that may be "
+            "wrong, and predicts the probability of each label by itself: several may hold, or none.\n\n## Use\n\n"
+            f"{_OPENS[kind]}"
+        )
     side = f"{how.resolution} x {how.resolution}"
     use = _OPENS[kind]
     if config.backbone == VGG16:  # which has no code for transformers
@@ -88,7 +95,7 @@ def _opening(run: Run, kind: str) -> str:
 
 
 def _data(run: Run) -> str:
-    rows = _label_rows(run.folder / "labels.tsv")
+    rows = read_label_counts(run.folder)
     if not rows:
         return "The counts of the training labels were not kept."
     present, absent, unknown = (sum(row[index] for row in rows.values()) for index in range(3))
@@ -136,7 +143,7 @@ def _labels(run: Run, scores: list[tuple[str, dict[str, Any]]]) -> str:
     metrics = scores[0][1] if scores else {}
     noise = metrics.get("noise", {})
     columns = {
-        "present in training": {word: f"{row[0]:,}" for word, row in _label_rows(run.folder / "labels.tsv").items()},
+        "present in training": {word: f"{row[0]:,}" for word, row in read_label_counts(run.folder).items()},
         "AP, %": _percents(metrics.get("per_label", {})),
         "missing, %": _percents(noise.get("missing_rate", {})),
         "incorrect, %": _percents(noise.get("incorrect_rate", {})),
@@ -165,34 +172,6 @@ def _limits(run: Run, scores: list[tuple[str, dict[str, Any]]]) -> str:
     if words := function_words(run.vocabulary):
         limits.append(f"`truetag predict` leaves out {counted(len(words), 'function word')} that the model has too.")
     return "\n".join(f"- {limit}" for limit in limits)
-
-
-def _read_metrics(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The scores of a run by the names of their files."""
-    needed = {"split", "truth", "num_examples", "mean_ap", "count_mean_ap", "op", "or", "of1", "ece", "threshold"}
-    for path in sorted(folder.glob("*.json")):
-        metrics = read_json_object(path)
-        if missing := needed - metrics.keys():
-            raise InputError(
-                f"{path}: expected the scores of `truetag evaluate`, got none for {', '.join(sorted(missing))}"
-            )
-        yield path.stem, metrics
-
-
-def _label_rows(path: Path) -> dict[str, tuple[int, int, int]]:
-    """How often each label is present, absent and unknown in training; nothing where the file is missing."""
-    if not path.is_file():
-        return {}
-    rows = {}
-    for number, line in text_lines(path):
-        word, *counts = line.rstrip("\r\n").split("\t")
-        if number > 1:
-            try:
-                present, absent, unknown = map(int, counts)
-            except ValueError:
-                raise InputError(f"{path}, line {number}: expected a word and three counts") from None
-            rows[word] = (present, absent, unknown)
-    return rows
 
 
 def _percents(values: dict[str, float | None]) -> dict[str, str]:

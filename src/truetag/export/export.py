@@ -10,6 +10,7 @@ from truetag.export.requirements import require_access, require_onnx
 from truetag.io.files import write_text
 from truetag.io.paths import takes_paths
 from truetag.io.terminal import tell
+from truetag.runs.config import EMBEDDINGS
 from truetag.runs.paths import require_finished_run, require_new_folder
 
 Format = Literal["onnx", "timm", "safetensors", "taggers"]
@@ -63,6 +64,9 @@ def export(
     from truetag.runs.folder import new_folder, open_run
 
     opened = open_run(run)
+    if opened.config.backbone == EMBEDDINGS and (format != "onnx" or clips):
+        got = f"{format} of clips" if clips else format
+        raise InputError(f"format: expected onnx for a run on embeddings, which has a head and no backbone, got {got}")
     card = model_card(opened, format)
     classifier = load_classifier(opened).cpu()
     with new_folder(out) as folder:

@@ -24,7 +24,8 @@ from truetag.models.building import make_classifier
 from truetag.models.classifier import Classifier
 from truetag.models.exported import HUB_PREFIX, timm_model
 from truetag.runs.config import config_from_dict
-from truetag.runs.folder import SETTINGS, Run, read_json_object
+from truetag.runs.folder import Run, read_json_object
+from truetag.runs.settings_file import SETTINGS
 
 _CODE = "modeling_truetag"
 

@@ -1,6 +1,7 @@
 """The classifier as one ONNX file, with all that a program without truetag needs beside the pixels.
 
-    input       [batch, 3, H, W] photos, or [batch, frames, 3, H, W] clips; batch and frames are free
+    input       [batch, 3, H, W] photos, [batch, frames, 3, H, W] clips, or [batch, D] embeddings, for a run on such;
+                batch and frames are free
     prediction  [batch, K] probabilities
     logits      [batch, K]
 
@@ -23,6 +24,7 @@ from truetag.errors import InputError
 from truetag.evaluation.decisions import DEFAULT_THRESHOLD
 from truetag.io.text import file_size, one_line
 from truetag.models.classifier import Classifier
+from truetag.runs.config import EMBEDDINGS
 from truetag.runs.folder import Run
 
 TOLERANCE = 1e-4
@@ -31,14 +33,20 @@ _LARGEST_FILE = 2**31 - 2**20  # protobuf's limit, less the graph
 
 
 class _Probabilities(nn.Module):
-    """Probabilities and logits of photos or clips without padding."""
+    """Probabilities and logits of photos, clips or embeddings, without padding."""
 
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
         self.classifier = classifier
 
     def forward(self, inputs: Float[Tensor, "B ..."]) -> tuple[Float[Tensor, "B K"], Float[Tensor, "B K"]]:
-        bags = inputs if inputs.ndim == 5 else inputs.unsqueeze(1)
+        match inputs.ndim:
+            case 2:
+                bags = inputs[:, None, None]  # B 1 1 D
+            case 4:
+                bags = inputs.unsqueeze(1)  # B 1 3 H W
+            case _:
+                bags = inputs
         logits, _ = self.classifier(bags)
         return logits.sigmoid(), logits
 
@@ -65,6 +73,8 @@ def write_onnx(path: Path, run: Run, classifier: Classifier, clips: bool = False
     network, side = _Probabilities(classifier).eval(), run.preprocessing.resolution
     generator = torch.Generator().manual_seed(0)
     shape = (3, 2, 3, side, side) if clips else (2, 3, side, side)
+    if run.config.backbone == EMBEDDINGS:
+        shape = (2, classifier.num_features)
     free = {0: "batch", 1: "frames"} if clips else {0: "batch"}
     logger = logging.getLogger("torch.onnx")
     level = logger.level
@@ -112,6 +122,8 @@ def metadata(run: Run, clips: bool = False) -> dict[str, str]:
         "function_words": function_words(run.vocabulary),
         "preprocessing": preprocessing,
     }
+    if run.config.backbone == EMBEDDINGS:
+        values["preprocessing"] = {"values": "embeddings as the run was trained on", "layout": "batch, feature"}
     return {name: json.dumps(value, ensure_ascii=False) for name, value in values.items()}
 
 

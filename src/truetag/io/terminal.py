@@ -29,10 +29,11 @@ class Progress:
     """A progress bar on standard error, with the remaining time and a free text beside it.
 
     Where standard error is no terminal, a line every half minute replaces the bar. The remaining time is left out where
-    steps take unequal times (`even=False`): it could only be wrong.
+    steps take unequal times (`even=False`): it could only be wrong. `total` is None where the number of steps shows
+    only at the end.
     """
 
-    def __init__(self, what: str, total: int, even: bool = True) -> None:
+    def __init__(self, what: str, total: int | None, even: bool = True) -> None:
         self.what, self.total, self.done, self.text, self.even = what, total, 0, "", even
         self.console = Console(file=sys.stderr)
         self.started = self.printed = time.monotonic()
@@ -74,7 +75,8 @@ class Progress:
     def _print_line(self) -> None:
         self.printed = time.monotonic()
         elapsed = self.printed - self.started
-        line = f"{self.what}: {self.done}/{self.total} {self.text} {elapsed:.0f} s"
-        if self.even and 0 < self.done < self.total:
+        count = self.done if self.total is None else f"{self.done}/{self.total}"
+        line = f"{self.what}: {count} {self.text} {elapsed:.0f} s"
+        if self.even and self.total is not None and 0 < self.done < self.total:
             line += f", about {elapsed / self.done * (self.total - self.done):.0f} s left"
         print(line, file=sys.stderr, flush=True)

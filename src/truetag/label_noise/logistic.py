@@ -24,7 +24,7 @@ from truetag.latent import known
 
 _START, _STEP, _LEAST, _MOST = -0.5, 0.5, -4.0, 3.0
 """Exponents of strengths: the first that is tried, how far apart they are, and the ends."""
-_NUM_ROUNDS, _NUM_ITERATIONS, _NUM_HALVINGS = 8, 8, 5
+_NUM_ROUNDS, _NUM_ITERATIONS, _NUM_SHORTER = 8, 8, 5
 _TOLERANCE, _GAIN = 0.1, 1e-4
 _LEAST_CURVATURE = 1e-4
 _LEAST_SHARE = 1e-3
@@ -81,6 +81,17 @@ class _Solution(NamedTuple):
     left_out: Float[Tensor, "N K"]
 
 
+class _Point(NamedTuple):
+    """Where the steps are."""
+
+    coefficients: Float[Tensor, "R K"]
+    intercept: Float[Tensor, "K"]
+    logits: Float[Tensor, "N K"]
+    loss: Float[Tensor, "K"]
+    slopes: Float[Tensor, "N K"]
+    curvatures: Float[Tensor, "N K"]
+
+
 class _Solver:
     """The labels to be fitted, in a basis."""
 
@@ -110,58 +121,52 @@ class _Solver:
         # directions that the penalty leaves nothing of are left out
         kept = self.basis.values > _LEAST_SHARE * penalty.min()
         rotated, values = self.basis.rotated[:, kept], self.basis.values[kept].unsqueeze(1)  # N R, R 1
-        coefficients, intercept = start.coefficients[kept], start.intercept
-        logits = rotated @ coefficients + intercept
-        losses, slopes, curvatures = self._law(logits)
-        loss = losses + penalty / 2 * coefficients.square().sum(0)
+        point = self._at(rotated, start.coefficients[kept], start.intercept, penalty)
         for _ in range(_NUM_ROUNDS):
-            bent = curvatures.sum(0).clamp(min=SMALLEST)  # K
-            inverse = 1 / (values * bent / self.num_counted + penalty)
-
-            def apply(vector: Tensor, curvatures: Tensor = curvatures, bent: Tensor = bent) -> Tensor:
-                scores = rotated @ vector
-                scores = scores - (scores * curvatures).sum(0) / bent  # the intercept follows
-                return rotated.T @ (scores * curvatures) + penalty * vector
-
-            centred = slopes - curvatures * (slopes.sum(0) / bent)
-            right = -(rotated.T @ centred + penalty * coefficients)
-            direction = conjugate_gradients(apply, right, inverse, _NUM_ITERATIONS, _TOLERANCE)
-            scores = rotated @ direction
-            shift = -(slopes.sum(0) + (scores * curvatures).sum(0)) / bent
-            moved, step = scores + shift, torch.ones_like(bent)
-            for _ in range(_NUM_HALVINGS + 1):
-                tried = coefficients + step * direction
-                losses, new_slopes, new_curvatures = self._law(logits + step * moved)
-                reached = losses + penalty / 2 * tried.square().sum(0)
-                worse = reached > loss
+            direction, shift = self._newton(rotated, values, point, penalty)
+            step = torch.ones_like(shift)
+            tried = self._at(rotated, point.coefficients + direction, point.intercept + shift, penalty)
+            for number in range(_NUM_SHORTER):
+                worse = tried.loss > point.loss
                 if not bool(worse.any()):
                     break
-                step = torch.where(worse, step / 4, step)
-            better = reached <= loss
-            step = torch.where(better, step, 0)
-            coefficients, intercept, logits = (
-                coefficients + step * direction,
-                intercept + step * shift,
-                logits + step * moved,
-            )
-            slopes, curvatures = (
-                torch.where(better, new, old) for new, old in ((new_slopes, slopes), (new_curvatures, curvatures))
-            )
-            gained = bool(((loss - reached) > _GAIN * loss.abs()).any())
-            loss = torch.where(better, reached, loss)
+                step = torch.where(worse, step / 4 if number < _NUM_SHORTER - 1 else 0, step)
+                tried = self._at(
+                    rotated, point.coefficients + step * direction, point.intercept + step * shift, penalty
+                )
+            gained = bool((point.loss - tried.loss > _GAIN * point.loss.abs()).any())
+            point = tried
             if not gained:
                 break
-        bent = curvatures.sum(0).clamp(min=SMALLEST)
+        bent = point.curvatures.sum(0).clamp(min=SMALLEST)
         full = start.coefficients.new_zeros(len(kept), len(bent))
-        full[kept] = coefficients
+        full[kept] = point.coefficients
         inverse = 1 / (self.basis.values.unsqueeze(1) * bent / self.num_counted + penalty)
-        left_out = self.basis.leave_out(logits, slopes, curvatures, inverse, 1 / bent)
-        return _Solution(full, intercept, left_out)
+        left_out = self.basis.leave_out(point.logits, point.slopes, point.curvatures, inverse, 1 / bent)
+        return _Solution(full, point.intercept, left_out)
 
-    def _law(
-        self, logits: Float[Tensor, "N K"]
-    ) -> tuple[Float[Tensor, "K"], Float[Tensor, "N K"], Float[Tensor, "N K"]]:
-        """The loss of each label, and slope and expected curvature of each example's part in its logit."""
+    def _newton(
+        self, rotated: Float[Tensor, "N R"], values: Float[Tensor, "R 1"], point: _Point, penalty: Float[Tensor, "K"]
+    ) -> tuple[Float[Tensor, "R K"], Float[Tensor, "K"]]:
+        """By how much to change the coefficients and the intercept."""
+        slopes, curvatures = point.slopes, point.curvatures
+        bent = curvatures.sum(0).clamp(min=SMALLEST)
+
+        def apply(vector: Tensor) -> Tensor:
+            scores = rotated @ vector
+            scores = scores - (scores * curvatures).sum(0) / bent  # the intercept follows
+            return rotated.T @ (scores * curvatures) + penalty * vector
+
+        right = -(rotated.T @ (slopes - curvatures * (slopes.sum(0) / bent)) + penalty * point.coefficients)
+        inverse = 1 / (values * bent / self.num_counted + penalty)
+        direction = conjugate_gradients(apply, right, inverse, _NUM_ITERATIONS, _TOLERANCE)
+        return direction, -(slopes.sum(0) + (rotated @ direction * curvatures).sum(0)) / bent
+
+    def _at(
+        self, rotated: Float[Tensor, "N R"], coefficients: Float[Tensor, "R K"], intercept: Tensor, penalty: Tensor
+    ) -> _Point:
+        """The penalised loss there, with slope and expected curvature of each example's part in its logit."""
+        logits = rotated @ coefficients + intercept
         present = logits.sigmoid()
         observed = self.incorrect + (1 - self.missing - self.incorrect) * present
         observed = observed.clamp(SMALLEST, 1 - SMALLEST)
@@ -170,4 +175,5 @@ class _Solver:
         variance = observed * (1 - observed)
         slopes = of_logit * (observed - self.labels) / variance
         curvatures = (of_logit.square() / variance).clamp(min=_LEAST_CURVATURE)
-        return (losses * self.counted).sum(0), slopes * self.counted, curvatures * self.counted
+        loss = (losses * self.counted).sum(0) + penalty / 2 * coefficients.square().sum(0)
+        return _Point(coefficients, intercept, logits, loss, slopes * self.counted, curvatures * self.counted)

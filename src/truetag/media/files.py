@@ -13,7 +13,7 @@ from PIL import Image
 from truetag.errors import InputError
 from truetag.io.files import write_text
 from truetag.io.terminal import tell
-from truetag.media.photos import PhotoContent, check_file, decode_photo, read_photo
+from truetag.media.photos import MediaError, PhotoContent, check_file, decode_photo, read_photo
 
 MAX_SKIPPED = 0.5
 """Above this share of unusable files the input as a whole is wrong (another folder, say), not single files of it."""
@@ -48,6 +48,8 @@ class MediaFiles:
     roots: Sequence[Path | None]
     contents: Sequence[PhotoContent | None] | None = None
     """What is in memory already and not read from disk; None for a file that is."""
+    rows: Sequence[int] | None = None
+    """The row of each in a file of embeddings, which `paths` names; None for photos and clips."""
 
     def __len__(self) -> int:
         """N."""
@@ -56,9 +58,12 @@ class MediaFiles:
     def select(self, indices: Iterable[int]) -> "MediaFiles":
         """Some of the files, in the order of `indices`."""
         some = list(indices)
-        contents = None if self.contents is None else [self.contents[i] for i in some]
         return MediaFiles(
-            [self.ids[i] for i in some], [self.paths[i] for i in some], [self.roots[i] for i in some], contents
+            [self.ids[i] for i in some],
+            [self.paths[i] for i in some],
+            [self.roots[i] for i in some],
+            None if self.contents is None else [self.contents[i] for i in some],
+            None if self.rows is None else [self.rows[i] for i in some],
         )
 
     def read(self, index: int) -> Image.Image:
@@ -67,6 +72,8 @@ class MediaFiles:
         Raises:
             MediaError: it cannot be used.
         """
+        if self.rows is not None:
+            raise MediaError("embeddings, not a photo")
         content = None if self.contents is None else self.contents[index]
         if content is not None:
             return decode_photo(content)

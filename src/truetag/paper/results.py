@@ -13,12 +13,12 @@ import numpy as np
 from truetag import __version__
 from truetag.data.manifest import iterate_rows, read_manifest
 from truetag.data.vocabulary import read_vocabulary
+from truetag.io.pages import write_page
 from truetag.io.text import counted
 from truetag.media.data_urls import inline_photo
 from truetag.paper.plan import Reproduction
 from truetag.paper.tables import CAPTION_COLUMNS, COLUMNS, TABLES, Row
 from truetag.reports.figures import plot_tagged_photos, save_figure
-from truetag.reports.page import write_page
 from truetag.reports.tagged_photos import tag_photos
 from truetag.runs.folder import open_run
 from truetag.training.recipes import CLIP_SETTINGS, SCHEDULE, RecipeName
@@ -145,6 +145,7 @@ def write_index(out: Path) -> None:
     sizes = {corpus: size for corpus in ("coco", "msrvtt") if (size := _describe_corpus(out / corpus))}
     write_page(
         out / "index.html",
+        "truetag.reports",
         "reproduction.html",
         tables=tables,
         figures=figures,

@@ -122,12 +122,13 @@ def _locate(name: str, value: Any) -> PhotoContent | Path | None:
     raise InputError(f"{name}: expected {_IMAGES if name == 'image' else 'text, the path of a file'}, got {got}")
 
 
-def read_features(column: Column, num_features: int) -> Vectors:
+def read_features(column: Column, num_features: int, single: bool = False) -> Vectors:
     """The features of a column: numbers [D], or those of several regions, [R, D] or one after the other.
 
     Args:
         column: its values.
         num_features: D, what the classifier reads.
+        single: whether each value is one vector [D], as of a run on embeddings.
 
     Raises:
         InputError: a value is not made of numbers, or not of D or a multiple of it.
@@ -145,6 +146,8 @@ def read_features(column: Column, num_features: int) -> Vectors:
                 numbers = np.stack([np.asarray(part, dtype=np.float32) for part in value])  # [R, D], a region at a time
             except (TypeError, ValueError):
                 raise InputError(f"features: expected {num_features} numbers, got {shown(value)}") from None
+        if single and numbers.size != num_features:
+            raise InputError(f"features: expected {num_features} numbers, got {list(numbers.shape)}")
         if not numbers.size or numbers.size % num_features or (numbers.ndim > 1 and numbers.shape[-1] != num_features):
             raise InputError(f"features: expected {num_features} numbers, got {list(numbers.shape)}")
         if not np.isfinite(numbers).all():

@@ -1,6 +1,7 @@
 """From bags of photos to what the classifier says of them, a batch at a time."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,10 +16,9 @@ from truetag.errors import InputError
 from truetag.io.terminal import Progress, tell
 from truetag.media.files import Reading, SkipList, Skipped
 from truetag.media.preprocessing import Preprocessing
-from truetag.models.backbones import digest_weights
 from truetag.models.building import load_classifier
 from truetag.models.classifier import Classifier
-from truetag.models.features import CachedFeatures, NoSpaceError, cached_features, feature_spec
+from truetag.models.features import CachedFeatures, NoSpaceError, features_of, require_readable
 from truetag.runs.folder import Run
 
 BATCH_SIZE = 32
@@ -52,7 +52,9 @@ class FeatureBatch(NamedTuple):
     """The photos of these bags that cannot be used."""
 
 
-def predict_manifest(run: Run, manifest: Manifest, split: str | None, reading: Reading = Reading()) -> Prediction:
+def predict_manifest(
+    run: Run, manifest: Manifest, split: str | None, reading: Reading = Reading(), features: Path | None = None
+) -> Prediction:
     """Run the classifier on the rows of a split; a run with a frozen backbone uses the feature cache.
 
     Args:
@@ -60,29 +62,30 @@ def predict_manifest(run: Run, manifest: Manifest, split: str | None, reading: R
         manifest: the manifest with the photos.
         split: the split; None for all rows.
         reading: how the photos are read.
+        features: a file of embeddings, for a run that was trained on such.
 
     Raises:
-        InputError: too many photos cannot be used, or all of them.
+        InputError: too many photos cannot be used, or all of them; or the run reads something else.
     """
     classifier = load_classifier(run)
     skips = SkipList(reading.max_skipped)
-    bags = read_bags(manifest, manifest.in_split(split), reading, skips, run.config.num_frames)
+    bags = read_bags(manifest, manifest.in_split(split), reading, skips, run.config.num_frames, features)
     batches = feature_batches(run, classifier, bags, reading, skips.total)
     logits: list[Tensor] = []
-    features: list[Tensor] = []
+    pooled: list[Tensor] = []
     rows: list[int] = []
     with torch.inference_mode(), Progress("predicting", len(bags)) as progress:
         for batch in batches:
             if batch.features is not None:
                 batch_logits, h = classifier(batch.features, batch.mask)  # [B, K], [B, D]
                 logits.append(batch_logits.cpu())
-                features.append(h.cpu())
+                pooled.append(h.cpu())
             rows += batch.indices
             skips.report_all(batch.skipped)
             progress.advance(batch.num_bags)
     if not rows:
         raise InputError(f"{manifest.path}: none of its {len(bags)} photos can be used")
-    return Prediction(torch.cat(logits), torch.cat(features), rows, skips)
+    return Prediction(torch.cat(logits), torch.cat(pooled), rows, skips)
 
 
 def feature_batches(
@@ -103,12 +106,13 @@ def feature_batches(
     Raises:
         InputError: too many photos cannot be used.
     """
+    backbone = run.config.backbone
+    require_readable(bags.frames, backbone, classifier.num_features)
     if run.config.freeze_backbone:
         rest = bags.select(range(start, len(bags)))
-        spec = feature_spec(classifier, run.config.backbone, digest_weights(classifier.backbone), run.preprocessing)
         skips = SkipList(reading.max_skipped, total)
         try:
-            cached = cached_features(rest.frames, classifier, spec, skips, reading.cache)
+            cached = features_of(rest.frames, classifier, backbone, run.preprocessing, skips, reading.cache)
         except NoSpaceError as error:
             tell(f"features are not cached: {error}")
         else:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from truetag.data.embeddings import is_embeddings
 from truetag.data.manifest import read_header
 from truetag.errors import InputError
 
@@ -20,7 +21,7 @@ def require_inputs(inputs: Sequence[Path]) -> None:
     for item in inputs:
         if not item.exists():
             raise InputError(f"inputs: no such photo, clip, folder or manifest: {item}")
-        if item.suffix in MANIFEST_SUFFIXES and not item.is_dir():
+        if item.suffix in MANIFEST_SUFFIXES and not item.is_dir() and not is_embeddings(item):
             read_header(item)
 
 

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from datasets import Dataset
 
-from truetag.data.bags import MediaBags, bags_of_files, join_bags, read_bags
+from truetag.data.bags import MediaBags, bags_of_embeddings, bags_of_files, join_bags, read_bags
+from truetag.data.embeddings import is_embeddings, open_embeddings
 from truetag.data.manifest import Manifest, read_manifest
 from truetag.errors import InputError
 from truetag.io.files import readable
@@ -20,42 +21,47 @@ from truetag.media.names import list_files
 from truetag.media.photos import PHOTO_SUFFIXES
 from truetag.prediction.inputs import MANIFEST_SUFFIXES, require_inputs
 from truetag.prediction.shard import Shard
-from truetag.runs.folder import Run
 
 
 def list_bags(
-    run: Run,
+    num_frames: int,
     inputs: Sequence[Path],
     split: str | None,
     reading: Reading,
     skips: SkipList,
     shard: Shard | None = None,
+    features: Path | None = None,
 ) -> MediaBags:
     """The bags of all inputs; a clip that cannot be used is an empty bag.
 
     Args:
-        run: decides the number of frames per clip.
-        inputs: photos, clips, folders or manifests.
+        num_frames: frames per clip.
+        inputs: photos, clips, folders, manifests or files of embeddings.
         split: the split of manifests; None for all rows.
         reading: how photos and clips are read.
         skips: gets the clips that cannot be used.
         shard: the part of all rows that is wanted, which may be empty; None for all.
+        features: a file of embeddings to take instead of the photos of manifests.
 
     Raises:
         InputError: an input does not exist, there are no photos, or too many clips cannot be used.
     """
     require_inputs(inputs)
-    listed: list[_Files | _Rows] = []
+    listed: list[_Files | _Rows | MediaBags] = []
     for item in inputs:
         if item.is_dir():
             names = _list_folder(item)
             listed.append(_Files(names, [item / name for name in names]))
+        elif is_embeddings(item):
+            listed.append(bags_of_embeddings(open_embeddings(item)))
         elif item.suffix in MANIFEST_SUFFIXES:
             manifest = read_manifest(item)
             listed.append(_Rows(manifest, manifest.in_split(split)))
         else:
             listed.append(_Files([item.name], [item]))
-    lengths = [len(part.ids if isinstance(part, _Files) else part.rows) for part in listed]
+    if features is not None and not any(isinstance(part, _Rows) for part in listed):
+        raise InputError("features: expected together with a manifest, whose ids name them, got it without")
+    lengths = [len(part.rows if isinstance(part, _Rows) else part.ids) for part in listed]
     num_rows = sum(lengths)
     if not num_rows:
         raise InputError(f"inputs: no photos or clips in {', '.join(map(str, inputs))}")
@@ -69,10 +75,13 @@ def list_bags(
             continue
         if isinstance(part, _Rows):
             some = part.rows if len(rows) == length else part.rows.select(rows)
-            bags.append(read_bags(part.manifest, some, reading, skips, run.config.num_frames))
+            bags.append(read_bags(part.manifest, some, reading, skips, num_frames, features))
+        elif isinstance(part, MediaBags):
+            skips.expect(len(rows))
+            bags.append(part.select(rows))
         else:
             some = slice(rows.start, rows.stop)
-            bags.append(bags_of_files(part.ids[some], part.paths[some], reading, skips, run.config.num_frames))
+            bags.append(bags_of_files(part.ids[some], part.paths[some], reading, skips, num_frames))
     joined = join_bags(bags)
     return replace(joined, ids=[readable(name) for name in joined.ids])
 

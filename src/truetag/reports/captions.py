@@ -2,24 +2,20 @@
 
 import json
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from truetag import __version__
 from truetag.captioning.folder import open_captioner
-from truetag.data.bags import read_bags
-from truetag.data.manifest import read_manifest, stream_rows
+from truetag.data.manifest import read_manifest
 from truetag.errors import InputError
 from truetag.io.files import refuse_overwriting
+from truetag.io.pages import write_page
 from truetag.io.paths import takes_paths
 from truetag.io.text import decode, parse_json
-from truetag.media.data_urls import inline_picture
-from truetag.media.files import Reading, SkipList
-from truetag.media.photos import MediaError
-from truetag.reports.page import write_page
+from truetag.media.files import Reading
+from truetag.reports.pictures import pictured_rows
 
-_SIDE = 320  # pixels
 _GROUPS = ("Those that agree best with people", "Those in the middle", "Those that agree least")
 
 
@@ -64,7 +60,9 @@ def show_captions(
         for title, group in zip(_GROUPS, chosen, strict=True)
     ]
     scores = json.loads((metrics / f"{name}.json").read_text())
-    write_page(out, "captions.html", groups=groups, scores=scores, name=captioner.name, version=__version__)
+    write_page(
+        out, "truetag.reports", "captions.html", groups=groups, scores=scores, name=captioner.name, version=__version__
+    )
     return out
 
 
@@ -77,20 +75,13 @@ def _choose(ranked: Sequence[dict[str, Any]], count: int) -> list[Sequence[dict[
 
 def _cards(data: Path, sentences: Sequence[dict[str, Any]], reading: Reading) -> dict[str, dict[str, Any]]:
     """By the id of a photo or clip: its picture, the sentence, and what people say."""
-    manifest = read_manifest(data)
-    rows_of_ids = {name: row for row, name in enumerate(manifest.rows["id"][:])}
-    if missing := [sentence["id"] for sentence in sentences if sentence["id"] not in rows_of_ids]:
+    names = [sentence["id"] for sentence in sentences]
+    found = pictured_rows(read_manifest(data), names, ("captions", "true_captions"), reading)
+    if missing := [name for name in names if name not in found]:
         raise InputError(f"{data}: expected the rows that were scored, got none with the id {missing[0]!r}")
-    rows = manifest.rows.select([rows_of_ids[sentence["id"]] for sentence in sentences])
-    bags = read_bags(manifest, rows, reading, SkipList())
     cards = {}
-    for index, (row, sentence) in enumerate(
-        zip(stream_rows(rows, ("captions", "true_captions")), sentences, strict=True)
-    ):
-        frames, picture = bags.frames_of(index), None
-        if frames:
-            with suppress(MediaError):  # the page says that there is no picture
-                picture = inline_picture(bags.frames.read(frames[len(frames) // 2]), _SIDE)
+    for sentence in sentences:
+        row, picture = found[sentence["id"]]
         people = row.get("true_captions") or row.get("captions") or []
         cards[sentence["id"]] = sentence | {"picture": picture, "people": people}
     return cards

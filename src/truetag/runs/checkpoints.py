@@ -39,16 +39,18 @@ class Position:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A position, the weights there and of the best epoch before it, the optimiser, and a note in JSON."""
+    """A position, the weights there and of the best epoch before it, the optimiser, a note in JSON, and averages."""
 
     position: Position
     network: State
     best: State
     optimiser: State
     note: dict[str, Any] = field(default_factory=dict)
+    average: State = field(default_factory=dict)
+    """The moving average of the weights; empty without one."""
 
 
-_PARTS = ("network", "best", "optimiser")
+_PARTS = ("network", "best", "optimiser", "average")
 
 
 KEPT = 2
@@ -134,8 +136,12 @@ def load_optimiser_state(optimiser: torch.optim.Optimizer, tensors: State) -> No
     """Put `optimiser_state` back into an optimiser over the same parameters."""
     content = optimiser.state_dict()
     content["state"] = {}
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     for key, tensor in tensors.items():
         index, _, name = key.partition("/")
+        parameter = parameters[int(index)]
+        if tensor.shape == parameter.shape:  # in its memory format, on which the rounding of a step may depend
+            tensor = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
         content["state"].setdefault(int(index), {})[name] = tensor
     optimiser.load_state_dict(content)
 

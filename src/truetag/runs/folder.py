@@ -39,9 +39,8 @@ from truetag.io.text import decode, parse_line, require_file, require_text, show
 from truetag.media.preprocessing import Preprocessing
 from truetag.runs.config import TrainConfig, config_from_dict
 from truetag.runs.paths import is_finished, require_finished_run, require_new_folder, require_run
+from truetag.runs.settings_file import CHOICES, SETTINGS, requested
 
-SETTINGS = "truetag"
-"""Where config.json of an exported folder has the settings; its other keys are for timm and transformers."""
 _PREDICTING = (
     *("config.json", "preprocessing.json", "vocabulary.tsv"),
     *("classifier.safetensors", "backbone.safetensors", "model.safetensors"),
@@ -147,9 +146,9 @@ class Run:
     def record_choice(self, config: TrainConfig, note: dict[str, Any]) -> None:
         """Make config.json what is trained, and chosen.json what was chosen, why, and what was asked for instead."""
         before = dataclasses.asdict(requested_config(self))
-        requested = {name: before[name] for name in note["chosen"] if before[name] != getattr(config, name)}
+        changed = {name: before[name] for name in note["chosen"] if before[name] != getattr(config, name)}
         # in this order: a run that is killed in between still knows what was asked for
-        write_json(self.folder / "chosen.json", note | {"requested": requested})
+        write_json(self.folder / CHOICES, note | {"requested": changed})
         write_json(self.folder / "config.json", dataclasses.asdict(config))
 
     def save_threshold(self, threshold: float) -> None:
@@ -276,14 +275,12 @@ def requested_config(run: Run) -> TrainConfig:
     Raises:
         InputError: chosen.json is broken.
     """
-    path = run.folder / "chosen.json"
+    path = run.folder / CHOICES
     if not path.is_file():
         return run.config
-    requested = read_json_object(path).get("requested")
-    if not isinstance(requested, dict):
-        raise InputError(f"{path}: expected the settings that were requested, got {shown(requested)}")
+    before = requested(path, read_json_object(path))
     try:
-        return config_from_dict(dataclasses.asdict(run.config) | requested)
+        return config_from_dict(dataclasses.asdict(run.config) | before)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 

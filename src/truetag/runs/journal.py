@@ -1,17 +1,15 @@
-"""What training writes while it runs: the history, its curves for TensorBoard, and checkpoints."""
+"""What training writes while it runs: the history, its curves for a tracker, and checkpoints."""
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
-
 from truetag.errors import InputError
 from truetag.io.files import write_json, write_text
 from truetag.runs.checkpoints import Checkpoint, CheckpointFolder
 from truetag.runs.folder import append_history
+from truetag.runs.tracker import Tracker
 
 Epoch = dict[str, Any]
 """One line of the history."""
@@ -24,15 +22,18 @@ class Journal:
         folder: the run's.
         checkpoint_seconds: the time between two checkpoints.
         writes: whether this process writes.
+        log_to: the tracker that gets the metrics of each epoch.
     """
 
-    def __init__(self, folder: Path, checkpoint_seconds: float, writes: bool = True) -> None:
+    def __init__(
+        self, folder: Path, checkpoint_seconds: float, writes: bool = True, log_to: str = "tensorboard"
+    ) -> None:
         self.folder, self.writes = folder, writes
         self.history: list[Epoch] = []
         self.checkpoints = CheckpointFolder(folder / "checkpoints", checkpoint_seconds)
         self.resumed: Checkpoint | None = None
         self.origin: dict[str, str | None] = {}
-        self._board: SummaryWriter | None = None
+        self._tracker = Tracker(log_to, folder)
 
     def __enter__(self) -> "Journal":
         return self
@@ -40,8 +41,7 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._board is not None:
-            self._board.close()
+        self._tracker.close()
 
     def begin(self, origin: dict[str, str | None], resume: bool) -> list[list[str]]:
         """Start anew, or return to the last checkpoint and its history. Returns the skip list at that time.
@@ -65,7 +65,7 @@ class Journal:
             records, skipped = note["history"], note["skipped"]
         if self.writes:
             write_text(self.folder / "history.jsonl", "")
-            shutil.rmtree(self.folder / "tensorboard", ignore_errors=True)
+            self._tracker.begin(resume)
         for record in records:
             self.log(record)
         return skipped
@@ -80,10 +80,9 @@ class Journal:
         if not self.writes:
             return
         append_history(self.folder, record)
-        if self._board is None:
-            self._board = SummaryWriter(str(self.folder / "tensorboard"))
-        for name in record.keys() - {"stage", "epoch"}:
-            self._board.add_scalar(f"stage{record['stage']}/{name}", record[name], record["epoch"])
+        stage, epoch = record["stage"], record["epoch"]
+        values = {name: value for name, value in record.items() if name not in ("stage", "epoch")}
+        self._tracker.log(len(self.history), stage, epoch, values)
 
     @property
     def is_due(self) -> bool:

@@ -1,8 +1,10 @@
 """What the names in a folder show about a run, before anything of it is read; nothing here imports torch."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from truetag.errors import InputError
+from truetag.io.text import shown
 
 _RESULTS = ("classifier", "model")  # of a run, and of an exported folder
 
@@ -39,6 +41,39 @@ def require_finished_run(folder: Path) -> None:
     require_run(folder)
     if not is_finished(folder):
         raise InputError(f"{folder}: the run is not finished; go on with the command that began it and --resume")
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """The run in a folder, or its runs seed-0, seed-1, .. of one recipe.
+
+    Raises:
+        InputError: there are none.
+    """
+    if is_run(folder):
+        require_run(folder)
+        return [folder]
+    seeds = sorted((path for path in folder.glob("seed-*") if is_run(path)), key=lambda path: (len(path.name), path))
+    if not seeds:
+        raise InputError(f"runs: expected a run folder, or a folder of runs seed-0, seed-1, .., got {folder}")
+    return seeds
+
+
+def distinct_names(folders: Sequence[Path]) -> list[str]:
+    """The last parts of the folders' paths, as many as tell them apart.
+
+    Raises:
+        InputError: two are the same.
+    """
+    paths = [folder.resolve() for folder in folders]
+    for folder, path in zip(folders, paths, strict=True):
+        if paths.count(path) > 1:
+            raise InputError(f"runs: expected different folders, got {shown(str(folder))} twice")
+    most = max(len(path.parts) for path in paths)
+    for count in range(1, most):
+        names = ["/".join(path.parts[-count:]) for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    return [str(path) for path in paths]
 
 
 def require_new_folder(folder: Path) -> None:

@@ -1,7 +1,8 @@
 """From a manifest to bags to learn from: which rows, their labels, their photos or cached features, and warnings."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -16,16 +17,16 @@ from truetag.data.manifest import Manifest
 from truetag.data.stratify import stratified_split
 from truetag.data.vocabulary import Vocabulary
 from truetag.errors import InputError
-from truetag.io.fingerprints import fingerprint
+from truetag.io.fingerprints import fingerprint, fingerprint_file
 from truetag.io.terminal import tell
 from truetag.io.text import counted, shown
 from truetag.media.files import MediaFiles, Reading, SkipList
 from truetag.media.photos import MediaError
 from truetag.media.preprocessing import Preprocessing
-from truetag.models.backbones import digest_weights
 from truetag.models.classifier import Classifier
-from truetag.models.features import CachedFeatures, cached_features, feature_spec
-from truetag.runs.config import TrainConfig
+from truetag.models.features import CachedFeatures, features_of
+from truetag.runs.config import EMBEDDINGS, TrainConfig
+from truetag.training.augmentation import make_augmentation
 
 Bags = FeatureBags | PhotoBags
 FEW_POSITIVES = 10
@@ -42,6 +43,8 @@ class TrainingInputs:
     classifier: Classifier
     preprocessing: Preprocessing
     reading: Reading
+    features: Path | None = None
+    """A file of embeddings to learn from instead of the photos."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,29 @@ class _Part(NamedTuple):
     labels: Int8[Tensor, "N K"]
 
 
+def config_for(config: TrainConfig, features: Path | None) -> TrainConfig:
+    """The settings, in which a run on embeddings has no backbone.
+
+    Args:
+        config: what was asked for.
+        features: the file of embeddings; None for photos.
+
+    Raises:
+        InputError: a backbone or its weights were asked for beside embeddings, or embeddings without a file.
+    """
+    if features is None:
+        if config.backbone == EMBEDDINGS:
+            raise InputError(f"backbone: expected --features, or rows with `features`, for {EMBEDDINGS!r}, got photos")
+        return config
+    defaults = {field.name: field.default for field in fields(TrainConfig)}
+    for name in ("backbone", "weights"):
+        if (got := getattr(config, name)) not in (defaults[name], EMBEDDINGS if name == "backbone" else "none"):
+            raise InputError(
+                f"{name}: expected none beside embeddings ({features}), which need no backbone, got {got!r}"
+            )
+    return replace(config, backbone=EMBEDDINGS, weights="none", freeze_backbone=True)
+
+
 def prepare_data(inputs: TrainingInputs) -> TrainingData:
     """The bags of a run; features that the cache lacks are computed.
 
@@ -92,14 +118,15 @@ def prepare_data(inputs: TrainingInputs) -> TrainingData:
         inputs.reading,
         skips,
         config.num_frames,
+        inputs.features,
     )
-    features = _cached_features(inputs, media.frames, skips) if config.freeze_backbone else None
-    usable = _present_files(media.frames, skips) if features is None else features.cached.rows >= 0
+    features = _features(inputs, media.frames, skips) if config.freeze_backbone else None
+    usable = _present_files(media.frames, skips) if features is None else features.rows >= 0
     bags: list[Bags] = []
     kept_rows: list[list[int]] = []
     soft = None
     if features is not None:
-        _tell_of_copies(features.cached.rows, int(media.starts[len(train.rows)]))
+        _tell_of_copies(features.rows, int(media.starts[len(train.rows)]))
     for name, part, first in (("train", train, 0), ("validation", validation, len(train.rows))):
         bags_of_part = range(first, first + len(part.rows))
         frames = slice(int(media.starts[bags_of_part.start]), int(media.starts[bags_of_part.stop]))
@@ -116,12 +143,16 @@ def prepare_data(inputs: TrainingInputs) -> TrainingData:
             soft = None if soft is None else soft.repeat_interleave(lengths, dim=0)
             chosen = chosen.each_frame()
         if features is None:
-            bags.append(PhotoBags(chosen, labels, inputs.preprocessing))
+            varied = make_augmentation(config, inputs.preprocessing) if name == "train" else None
+            bags.append(PhotoBags(chosen, labels, inputs.preprocessing, varied))
         else:
-            feature_rows = features.cached.rows[frames][usable[frames]]
-            bags.append(FeatureBags(features.cached.array, feature_rows, chosen.starts, labels, chosen.ids))
+            feature_rows = features.rows[frames][usable[frames]]
+            bags.append(FeatureBags(features.array, feature_rows, chosen.starts, labels, chosen.ids))
         kept_rows.append(rows)
-    return TrainingData(bags[0], bags[1], kept_rows[0], "photos" if features is None else features.name, skips, soft)
+    source = "photos" if features is None else features.name
+    if media.frames.rows is not None:  # a run that continues must find the same numbers
+        source = fingerprint_file(media.frames.paths[0])
+    return TrainingData(bags[0], bags[1], kept_rows[0], source, skips, soft)
 
 
 def count_labels(labels: Int8[Tensor, "N K"], vocabulary: Vocabulary) -> str:
@@ -149,17 +180,10 @@ def warn_of_labels(labels: Int8[Tensor, "N K"], vocabulary: Vocabulary) -> None:
             tell(f"warning: {len(words)} of {len(vocabulary)} words are {problem}: {named}{advice}")
 
 
-class _Features(NamedTuple):
-    """The features of all frames, and the name of the cache that holds them."""
-
-    cached: CachedFeatures
-    name: str
-
-
-def _cached_features(inputs: TrainingInputs, frames: MediaFiles, skips: SkipList) -> _Features:
-    classifier = inputs.classifier
-    spec = feature_spec(classifier, inputs.config.backbone, digest_weights(classifier.backbone), inputs.preprocessing)
-    return _Features(cached_features(frames, classifier, spec, skips, inputs.reading.cache), spec.fingerprint())
+def _features(inputs: TrainingInputs, frames: MediaFiles, skips: SkipList) -> CachedFeatures:
+    return features_of(
+        frames, inputs.classifier, inputs.config.backbone, inputs.preprocessing, skips, inputs.reading.cache
+    )
 
 
 def _present_files(frames: MediaFiles, skips: SkipList) -> Bool[np.ndarray, "F"]:

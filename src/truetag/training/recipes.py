@@ -6,7 +6,7 @@ Table 1 (VGG16, fine-tuned). What the paper does not say is inferred, and marked
 """
 
 import difflib
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Literal, get_args
 
 from truetag.errors import InputError
@@ -79,6 +79,13 @@ epoch is not chosen by few noisy validation rows, which cost 0.8 mAP on one of t
 RECIPES: dict[str, TrainConfig] = {"best": BEST}
 RECIPES |= {name: settings_of(name, TrainConfig()) for name in get_args(RecipeName)}
 RECIPES |= {f"paper-{name}": settings_of(name, SCHEDULE) for name in get_args(RecipeName)}
+
+DECIDED = tuple(
+    field.name
+    for field in fields(TrainConfig)
+    if any(getattr(settings, field.name) != field.default for settings in RECIPES.values())
+)
+"""The settings that tell recipes apart: a file with all of them needs no recipe."""
 
 
 def recipe(name: str) -> TrainConfig:

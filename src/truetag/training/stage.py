@@ -4,13 +4,15 @@ import math
 import time
 import zlib
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator, skip_first_batches
 from accelerate.utils import send_to_device
 from jaxtyping import Bool, Float
+from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -20,6 +22,7 @@ from truetag.evaluation.ranking import average_precision, mean_over_labels
 from truetag.io.signals import ignore_signals, stoppable
 from truetag.io.tensors import State, copy_state
 from truetag.io.terminal import Progress
+from truetag.label_noise.linear_head import label_frequencies
 from truetag.losses import q_likelihood
 from truetag.models.classifier import Classifier
 from truetag.noise_models import NoiseModel
@@ -105,6 +108,9 @@ class Stage:
             network, optimiser, loader, schedule
         )
         self.parameters = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
+        # with a warm-up, or the weights before the first step would weigh for 1 / (1 - decay) steps
+        self.average = ModelEmaV3(network, config.ema_decay, use_warmup=True) if config.ema_decay else None
+        self.label_weights = _label_weights(data.train, config, accelerator.device)
         self.position, self.best = Position(settings.number), copy_state(trained_state(network, config.freeze_backbone))
 
     def run(self) -> None:
@@ -146,28 +152,45 @@ class Stage:
         self.network.train()
         if self.config.freeze_backbone:
             self.classifier.backbone.eval()
-        q = 0.0 if self.config.q == "auto" else self.config.q
         for batch in self._rest_of_epoch():
             self._seed()
-            with self.accelerator.autocast():
-                true_logits, transition_logits = self.prepared(batch.inputs, batch.mask, self.generator)
-                loss = q_likelihood(true_logits, batch.labels, q, self.config.loss, transition_logits)
-            self.accelerator.backward(loss)
-            value = loss.item()
+            value = self._add_gradients(batch)
             if problem := self._find_infinity(value):
                 at = f"stage {position.stage}, epoch {position.epoch}, step {position.step + 1}"
                 ids = [self.data.train.ids[int(index)] for index in batch.indices]
                 raise self.journal.diverged(f"{problem} at {at}", ids)
+            if self.config.gradient_clip:
+                self.accelerator.clip_grad_norm_(self.parameters, self.config.gradient_clip)
             self.optimiser.step()
             self.schedule.step()
             self.optimiser.zero_grad()
             position.step += 1
+            if self.average is not None:
+                self.average.update(self.network, (position.epoch - 1) * len(self.loader) + position.step)
             position.total_loss += value
             self.data.skips.report_all(batch.skipped)
             self.progress.advance(1)
             if self.journal.is_due:
                 self._save()
             self._pause_if_asked()
+
+    def _add_gradients(self, batch: Batch) -> float:
+        """The gradient of a batch, all of it at once or so many bags at a time; returns its loss."""
+        q = 0.0 if self.config.q == "auto" else self.config.q
+        total = 0.0
+        parts = _parts(batch, self.config, self.label_weights)
+        for number, (part, share) in enumerate(parts, start=1):
+            is_last = number == len(parts)  # several processes exchange their gradients once
+            with nullcontext() if is_last else self.accelerator.no_sync(self.prepared):
+                with self.accelerator.autocast():
+                    true_logits, transition_logits = self.prepared(part.inputs, part.mask, self.generator)
+                    loss = q_likelihood(
+                        true_logits, part.labels, q, self.config.loss, transition_logits, self.label_weights
+                    )
+                    loss = loss if len(parts) == 1 else loss * share
+                self.accelerator.backward(loss)
+            total += loss.item()
+        return total
 
     def _seed(self) -> None:
         """Seed what a step draws, so that it can be repeated without the steps before it."""
@@ -209,25 +232,30 @@ class Stage:
                 "validation_ap": validation_ap,
                 "learning_rate": self.schedule.get_last_lr()[0],
                 "seconds": round(seconds, 2),
-                **_mean_rates(self.network.noise_model),
+                **_mean_rates(self._kept.noise_model),
             }
         )
         if validation_ap > position.best_score or self.config.select == "last":
             position.best_epoch, position.best_score = position.epoch, validation_ap
-            self.best = copy_state(trained_state(self.network, self.config.freeze_backbone))
+            self.best = copy_state(trained_state(self._kept, self.config.freeze_backbone))
         position.epoch, position.step, position.total_loss = position.epoch + 1, 0, 0.0
+
+    @property
+    def _kept(self) -> ObservedNetwork:
+        """The network that is validated and kept: the averaged one, where there is one."""
+        return self.network if self.average is None else cast(ObservedNetwork, self.average.module)
 
     @torch.inference_mode()
     def _validate(self) -> float:
         """Mean AP against the noisy validation tags."""
-        self.classifier.eval()
+        classifier = self._kept.classifier.eval()
         validation = self.data.validation
         logits, labels = [], []
         for picks in EpochBatches(len(validation), 4 * self.config.batch_size, 0, shuffle=False):
             batch = validation.__getitems__(picks)
             self.data.skips.report_all(batch.skipped)
             inputs, mask = send_to_device((batch.inputs, batch.mask), self.accelerator.device)
-            logits.append(self.classifier(inputs, mask)[0].float().cpu())
+            logits.append(classifier(inputs, mask)[0].float().cpu())
             labels.append(batch.labels)
             self._pause_if_asked()
         ap = mean_over_labels(average_precision(torch.cat(logits), torch.cat(labels)))
@@ -247,16 +275,46 @@ class Stage:
         if self.accelerator.scaler is not None:
             note["scaler"] = self.accelerator.scaler.state_dict()
         network = trained_state(self.network, self.config.freeze_backbone)
-        self.journal.save(Checkpoint(self.position, network, self.best, optimiser_state(self.optimiser), note))
+        average = {} if self.average is None else trained_state(self._kept, self.config.freeze_backbone)
+        self.journal.save(Checkpoint(self.position, network, self.best, optimiser_state(self.optimiser), note, average))
 
     def _restore(self, checkpoint: Checkpoint) -> Position:
         self.position, self.best = checkpoint.position, checkpoint.best
         self.network.load_state_dict(checkpoint.network, strict=False)
+        if self.average is not None:
+            self._kept.load_state_dict(checkpoint.average, strict=False)
         load_optimiser_state(self.optimiser, checkpoint.optimiser)
         load_schedule_state(self.schedule, self.optimiser, checkpoint.note["schedule"])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(checkpoint.note["scaler"])
         return self.position
+
+
+def _parts(batch: Batch, config: TrainConfig, label_weights: Float[Tensor, "K"] | None) -> list[tuple[Batch, float]]:
+    """A batch in parts of at most `bags_at_a_time` bags, each with its share of the batch's loss."""
+    num_bags = len(batch.labels)
+    count = math.ceil(num_bags / (config.bags_at_a_time or num_bags))
+    if count == 1:
+        return [(batch, 1.0)]
+    edges = [round(number * num_bags / count) for number in range(count + 1)]  # even: one bag has no batch statistics
+    parts = []
+    for rows in map(slice, edges, edges[1:]):
+        mask = None if batch.mask is None else batch.mask[rows]
+        parts.append(batch._replace(inputs=batch.inputs[rows], labels=batch.labels[rows], mask=mask))
+    if config.loss == "sum_labels":
+        return [(part, len(part.labels) / num_bags) for part in parts]
+    weights = 1.0 if label_weights is None else label_weights
+    counts = [((part.labels >= 0) * weights).sum().item() for part in parts]
+    return [(part, counted / (sum(counts) or 1)) for part, counted in zip(parts, counts, strict=True)]
+
+
+def _label_weights(bags: Bags, config: TrainConfig, device: torch.device) -> Float[Tensor, "K"] | None:
+    """How much each label counts, 1 on average; None where all count alike."""
+    if config.label_weights == "none":
+        return None
+    least = 1 / len(bags)  # a label that is never present counts like one that is present once
+    weights = label_frequencies(bags.labels).clamp(min=least).rsqrt()
+    return (weights / weights.mean()).to(device)
 
 
 def trained_state(network: nn.Module, freeze_backbone: bool) -> State:
@@ -290,7 +348,14 @@ def _loader(bags: Bags, config: TrainConfig, stage: int) -> tuple[DataLoader, Ep
     """
     has_photos = isinstance(bags, PhotoBags)
     seed = 2 * config.seed + stage
-    batches = EpochBatches(len(bags), config.batch_size, seed, shuffle=True, flip=config.flip and has_photos)
+    batches = EpochBatches(
+        len(bags),
+        config.batch_size,
+        seed,
+        shuffle=True,
+        flip=config.flip and has_photos,
+        vary=isinstance(bags, PhotoBags) and bags.variation is not None,
+    )
     loader = DataLoader(
         bags,
         batch_sampler=batches,

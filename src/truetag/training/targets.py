@@ -6,7 +6,7 @@ The training labels become soft; the validation labels, which choose the epoch, 
 manifest states `tag_probabilities`, they are the training labels, whatever else was learnt.
 """
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from jaxtyping import Float, Float64, Int8, Int64
 from scipy import sparse
 from torch import Tensor
 
-from truetag.data.batches import FeatureBags, PhotoBags, frame_indices
+from truetag.data.batches import FeatureBags, PhotoBags, batches_of_means
 from truetag.data.labels import caption_words, decided_labels
 from truetag.io.tensors import State, read_tensors, write_tensors
 from truetag.io.terminal import Progress
@@ -33,9 +33,8 @@ from truetag.label_noise.relabelling import (
 from truetag.label_noise.selection import candidates, choose, describe
 from truetag.label_noise.settings import HeadSettings
 from truetag.label_noise.validity import caption_validity, naming_shares, soft_labels
-from truetag.models.backbones import digest_weights
 from truetag.models.classifier import Classifier
-from truetag.models.features import cached_features, feature_spec
+from truetag.models.features import features_of
 from truetag.noise_models import FeatureIndependentNoise, NoiseModel
 from truetag.runs.config import TrainConfig
 from truetag.training.preparation import TrainingData, TrainingInputs
@@ -47,7 +46,6 @@ CHOSEN_FIELDS = (
     *("stage1_epochs", "stage2_epochs"),
 )
 """The settings that a choice decides."""
-_BAGS_PER_BATCH = 512
 
 
 class Captions(NamedTuple):
@@ -172,7 +170,7 @@ def learn_from_features(
     settings = HeadSettings(stage1_epochs=config.stage1_epochs, stage2_epochs=config.stage2_epochs)
     q = None if config.q == "auto" else config.q
     among = candidates(settings, q, with_solved=False)
-    with Progress("choosing how to treat the noise", len(among), even=False) as progress:
+    with Progress("choosing how to treat the noise", None, even=False) as progress:
         choice = choose(
             features,
             labels,
@@ -220,19 +218,8 @@ def _mean_features(inputs: TrainingInputs, data: TrainingData) -> Float[Tensor, 
     if isinstance(bags, PhotoBags):
         classifier = inputs.classifier
         probe = Classifier(classifier.backbone, classifier.num_features, 1).to(classifier.head.weight.device)
-        spec = feature_spec(probe, inputs.config.backbone, digest_weights(classifier.backbone), inputs.preprocessing)
-        cached = cached_features(bags.bags.frames, probe.eval(), spec, data.skips, inputs.reading.cache)
+        cached = features_of(
+            bags.bags.frames, probe, inputs.config.backbone, inputs.preprocessing, data.skips, inputs.reading.cache
+        )
         bags = FeatureBags(cached.array, cached.rows, bags.starts, bags.labels, bags.ids)
     return torch.cat(list(batches_of_means(bags)))
-
-
-def batches_of_means(bags: FeatureBags) -> Iterator[Float[Tensor, "B D"]]:
-    """The mean over regions and frames of each bag, many bags at a time."""
-    for first in range(0, len(bags), _BAGS_PER_BATCH):
-        frame_of, mask = frame_indices(bags.starts, range(first, min(first + _BAGS_PER_BATCH, len(bags))))  # B T
-        rows = bags.rows[frame_of]  # B T
-        usable = torch.from_numpy(rows >= 0)
-        usable = usable if mask is None else usable & mask
-        frames = torch.from_numpy(np.asarray(bags.features[rows])).float().mean(2)  # B T D
-        total = torch.where(usable.unsqueeze(-1), frames, 0).sum(1)  # B D
-        yield total / usable.sum(1, keepdim=True).clamp(min=1)

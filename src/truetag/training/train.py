@@ -17,9 +17,11 @@ from accelerate.utils import gather_object, send_to_device
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from truetag.data.bags import features_file
 from truetag.data.batches import EpochBatches, PhotoBags
+from truetag.data.embeddings import open_embeddings
 from truetag.data.manifest import read_manifest
-from truetag.data.vocabulary import Vocabulary, function_words, read_vocabulary
+from truetag.data.vocabulary import function_words, read_vocabulary
 from truetag.evaluation.decisions import best_threshold, decision_scores, expected_f1_thresholds
 from truetag.io.files import remove_leftovers, write_text
 from truetag.io.paths import takes_paths
@@ -30,16 +32,26 @@ from truetag.label_noise.linear_head import label_frequencies
 from truetag.label_noise.relabelling import match_logits
 from truetag.media.digests import default_cache_folder
 from truetag.media.files import Reading, SkipList
+from truetag.media.preprocessing import Preprocessing
 from truetag.models.backbones import load_backbone
 from truetag.models.building import build_classifier
 from truetag.models.classifier import Classifier
 from truetag.noise_models import NoiseModel, make_noise_model
-from truetag.runs.config import TrainConfig
+from truetag.runs.config import EMBEDDINGS, TrainConfig
 from truetag.runs.folder import Run, create_run, lock_run, open_run
 from truetag.runs.journal import Epoch, Journal
 from truetag.runs.noise_model import save_noise_model
 from truetag.runs.paths import is_run, require_new_folder
-from truetag.training.preparation import Bags, TrainingData, TrainingInputs, count_labels, prepare_data, warn_of_labels
+from truetag.runs.tracker import require_tracker
+from truetag.training.preparation import (
+    Bags,
+    TrainingData,
+    TrainingInputs,
+    config_for,
+    count_labels,
+    prepare_data,
+    warn_of_labels,
+)
 from truetag.training.resuming import stopped_run, take_over
 from truetag.training.stage import ObservedNetwork, Stage, stage_settings, trained_state
 from truetag.training.targets import Targets, learn_targets
@@ -58,6 +70,7 @@ def train(
     start_from: Path | None = None,
     resume: bool = False,
     reading: Reading = Reading(),
+    features: Path | None = None,
 ) -> Run:
     """Train one recipe and leave a run folder.
 
@@ -69,13 +82,18 @@ def train(
         start_from: a run whose stage 1 is taken over instead of trained again.
         resume: continue the run in `out` where it was stopped; begin it if there is none yet.
         reading: how photos and clips are read.
+        features: a file of embeddings to learn from instead of the photos.
 
     Raises:
         InputError: a setting, the data or `out` is not what it should be; or training diverges.
     """
     if config.noise_model != "auto":
         make_noise_model(config.noise_model, 1, 1)  # an unknown name ends here, before any work
+    require_tracker(config.log_to)
     words = read_vocabulary(vocabulary)
+    manifest = read_manifest(data)
+    features_path = features or features_file(manifest)
+    config = config_for(config, features_path)
     accelerator = Accelerator(mixed_precision=config.precision)
     writes = accelerator.is_main_process  # several processes (`accelerate launch`) compute alike; one of them writes
     with ExitStack() as stack:
@@ -92,7 +110,8 @@ def train(
             if writes:
                 Journal(out, config.checkpoint_seconds).checkpoints.clear()  # it may have been killed just before this
             return stopped
-        inputs = _gather_inputs(config, data, words, reading, accelerator.device)
+        classifier, preprocessing = _new_classifier(config, len(words), features_path, accelerator.device)
+        inputs = TrainingInputs(config, manifest, words, classifier, preprocessing, reading, features)
         bags = prepare_data(inputs)
         taken_over = None if start_from is None else _take_over_stage1(inputs, start_from)
         accelerator.wait_for_everyone()
@@ -100,7 +119,7 @@ def train(
         if stopped is None and writes:
             run = create_run(out, config, words, inputs.preprocessing)
             stack.enter_context(lock_run(out))
-        journal = stack.enter_context(Journal(run.folder, config.checkpoint_seconds, writes))
+        journal = stack.enter_context(Journal(run.folder, config.checkpoint_seconds, writes, config.log_to))
         origin = {
             "the training data": bags.fingerprint(),
             "--from": None if taken_over is None else taken_over.fingerprint,
@@ -128,27 +147,30 @@ def train(
 
 def _shared_backbones(config: TrainConfig, reading: Reading) -> Path | None:
     """Where frozen backbones are kept once."""
-    return (reading.cache or default_cache_folder()) / "backbones" if config.freeze_backbone else None
+    if not config.freeze_backbone or config.backbone == EMBEDDINGS:
+        return None
+    return (reading.cache or default_cache_folder()) / "backbones"
 
 
-def _gather_inputs(
-    config: TrainConfig, data: Path, vocabulary: Vocabulary, reading: Reading, device: torch.device
-) -> TrainingInputs:
-    """Read the manifest and build the classifier.
+def _new_classifier(
+    config: TrainConfig, num_labels: int, features: Path | None, device: torch.device
+) -> tuple[Classifier, Preprocessing]:
+    """The classifier before its first step, and what it expects of a photo.
 
     Args:
         config: all settings.
-        data: the manifest.
-        vocabulary: the labels.
-        reading: how photos and clips are read.
+        num_labels: K.
+        features: a file of embeddings of the width that it is to read; None for photos.
         device: where the classifier goes.
     """
-    manifest = read_manifest(data)
+    width = None if features is None else open_embeddings(features).array.shape[1]
     with torch.random.fork_rng():  # weights that are not loaded are drawn, by layers that take no generator
         torch.manual_seed(config.seed)
         backbone, preprocessing = load_backbone(config.backbone, config.weights, config.resolution)
-        classifier = build_classifier(config, backbone, preprocessing, len(vocabulary)).to(device)
-    return TrainingInputs(config, manifest, vocabulary, classifier, preprocessing, reading)
+        classifier = build_classifier(config, backbone, preprocessing, num_labels, width).to(device)
+        if config.channels_last:
+            classifier = classifier.to(memory_format=torch.channels_last)
+    return classifier, preprocessing
 
 
 @dataclass(frozen=True)

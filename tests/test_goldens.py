@@ -66,7 +66,7 @@ def golden_head(noise_model):
 
 def golden_choice():
     features, labels, _ = noisy_data()
-    choice = choose(features, labels, candidates(FEW_EPOCHS, with_ridge=False)[:3], seed=1)
+    choice = choose(features, labels, candidates(FEW_EPOCHS, with_solved=False)[:3], seed=1)
     return [*choice.scores.values()]
 
 

@@ -73,7 +73,7 @@ def test_a_recipe_and_the_estimator_mean_the_same_method():
             continue
         (settings,) = NoisyLabelClassifier(noise_model).head_settings()
         assert settings == settings_of(recipe(name)), name
-    assert NoisyLabelClassifier("auto").head_settings()[2] == JOINT
+    assert NoisyLabelClassifier("auto", q=0).head_settings()[1] == JOINT
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -106,3 +106,9 @@ def test_a_loaded_run_says_what_predict_writes(folder):
     row = json.loads((folder / "p.jsonl").read_text())
     for word, probability in zip(row["tags"], row["probabilities"], strict=True):
         assert probabilities[vocabulary.words.index(word)] == pytest.approx(probability, abs=1e-5)
+
+
+def test_features_are_for_runs_on_embeddings(folder):
+    runs = [folder / "long", folder / "short"]
+    with pytest.raises(InputError, match=r"features: expected none, as no run was trained on embeddings, got .*x\.npz"):
+        compare(runs, folder / "m.jsonl", features=folder / "x.npz")

@@ -131,7 +131,7 @@ def test_a_backbone_beside_embeddings_is_refused(folder, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-def test_photos_with_features_beside_them(folder, tiny, tmp_path, capsys):
+def test_photos_with_features_beside_them(folder, tiny, tiny_run, tmp_path, capsys):
     """The vectors count, rows without one are listed, and the page shows the photos."""
     manifest = tiny / "swapped.jsonl"
     ids = [row["id"] for row in map(json.loads, manifest.read_text().splitlines()) if "id" in row]
@@ -145,6 +145,10 @@ def test_photos_with_features_beside_them(folder, tiny, tmp_path, capsys):
     assert ids[0] in (tmp_path / "run" / "skipped.jsonl").read_text()
     assert run(capsys, "predict", tmp_path / "run", manifest, *features, "--out", tmp_path / "p.jsonl")[0] == 0
     assert len((tmp_path / "p.jsonl").read_text().splitlines()) == len(ids) - 1
+    both = ("compare", tmp_path / "run", tiny_run.folder, "--data", manifest, "--split", "all", "--num-resamples", "9")
+    code, said = run(capsys, *both, *features)
+    assert (code, f"{len(ids) - 1} examples" in said) == (0, True), said
+    assert "--features" in refusal(capsys, *both)
     out = ("--out", tmp_path / "audit", "--min-probability", "0.1")
     assert run(capsys, "audit", tmp_path / "run", manifest, *features, *out)[0] == 0
     assert "data:image/jpeg" in (tmp_path / "audit" / "index.html").read_text()

@@ -18,7 +18,8 @@ from truetag.evaluation.significance import PairedDifference, paired_bootstrap
 from truetag.io.files import write_json
 from truetag.io.paths import takes_paths
 from truetag.media.files import Reading
-from truetag.prediction.inference import predict_manifest
+from truetag.prediction.inference import Prediction, predict_manifest
+from truetag.runs.config import EMBEDDINGS
 from truetag.runs.folder import Run, open_run
 from truetag.runs.paths import distinct_names, runs_in
 from truetag.scoring import best_truth, caption_counts_of, score
@@ -57,6 +58,7 @@ def compare(
     num_resamples: int = 1000,
     seed: int = 0,
     reading: Reading = Reading(),
+    features: Path | None = None,
 ) -> Comparison:
     """Score runs on the same photos, each against the first one, with paired bootstrap intervals.
 
@@ -69,9 +71,11 @@ def compare(
         num_resamples: how often the photos are drawn anew.
         seed: of these draws.
         reading: how photos and clips are read.
+        features: embeddings by the ids of the manifest (.npz, .npy, Parquet), for the runs that were trained on such;
+            the others read the photos.
 
     Raises:
-        InputError: there are fewer than two runs, or they have different vocabularies.
+        InputError: there are fewer than two runs, they have different vocabularies, or none of them reads `features`.
     """
     if len(runs) < 2:
         raise InputError(f"runs: expected at least two, got {len(runs)}")
@@ -83,11 +87,13 @@ def compare(
             run.require_finished()
             if run.vocabulary.words != first.vocabulary.words:
                 raise InputError(f"runs: expected one vocabulary, got another in {run.folder} than in {first.folder}")
+    if features is not None and not any(run.config.backbone == EMBEDDINGS for one in contenders for run in one.runs):
+        raise InputError(f"features: expected none, as no run was trained on embeddings, got {features}")
     manifest, part = read_manifest(data), None if split == "all" else split
     rows = manifest.in_split(part)
     truth = truth or best_truth(rows, first.vocabulary)
     labels = label_matrix(rows, first.vocabulary, truth)
-    logits, kept = _predict_all(contenders, manifest, part, reading)
+    logits, kept = _predict_all(contenders, manifest, part, reading, features)
     labels = labels[kept]
     counts = caption_counts_of(rows, first.vocabulary, truth)
     counts = None if counts is None else (counts[0][kept], counts[1][kept])
@@ -135,7 +141,7 @@ def format_comparison(comparison: Comparison) -> str:
 
 
 def _predict_all(
-    contenders: Sequence[Contender], manifest: Manifest, part: str | None, reading: Reading
+    contenders: Sequence[Contender], manifest: Manifest, part: str | None, reading: Reading, features: Path | None
 ) -> tuple[list[list[Float[Tensor, "N K"]]], list[int]]:
     """The logits of all runs on the photos that all of them could read, and the rows of these photos.
 
@@ -144,10 +150,13 @@ def _predict_all(
         manifest: holds the photos.
         part: the split; None for all rows.
         reading: how the photos are read.
+        features: of the runs on embeddings; None for those that the manifest names.
     """
-    predictions = [
-        [predict_manifest(run, manifest, part, reading) for run in contender.runs] for contender in contenders
-    ]
+
+    def predict(run: Run) -> Prediction:
+        return predict_manifest(run, manifest, part, reading, features if run.config.backbone == EMBEDDINGS else None)
+
+    predictions = [[predict(run) for run in contender.runs] for contender in contenders]
     kept = sorted(set.intersection(*(set(one.rows) for several in predictions for one in several)))
     logits = []
     for several in predictions:

@@ -175,8 +175,8 @@ class TrainConfig:
         )
         require_choices(self)
         if self.freeze_backbone:  # whose features are computed once, of the photos as they are
-            require(self, "augment", lambda value: value == "none", "none with a frozen backbone")
-            require(self, "random_erasing", lambda value: value == 0, "0 with a frozen backbone")
+            require(self, "augment", lambda value: value == "none", "none with a frozen backbone or embeddings")
+            require(self, "random_erasing", lambda value: value == 0, "0 with a frozen backbone or embeddings")
         if self.noise_model != "none":
             require(self, "stage2_epochs", lambda value: value > 0, "a number above 0 where there is a noise model")
         if self.noise_model == "auto" or self.validity:

@@ -12,7 +12,7 @@ from truetag.captioning.config import CaptionConfig
 from truetag.cli import COMMANDS, main
 from truetag.options import descriptions
 from truetag.runs.config import TrainConfig
-from truetag.training.recipes import DECIDED, RECIPES, recipe
+from truetag.training.recipes import DECIDED, RECIPES, SCHEDULE, recipe
 
 SMALL = {"backbone": "test_resnet", "weights": "none", "resolution": 32, "stage1_epochs": 1, "stage2_epochs": 1}
 
@@ -55,6 +55,23 @@ def test_what_is_shown_is_a_settings_file(tmp_path, capsys, name):
     assert shown == dataclasses.asdict(recipe(name))
     (tmp_path / "all.json").write_text(json.dumps(shown))
     assert settings(capsys, "--config", tmp_path / "all.json") == shown
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("reproduce", SCHEDULE),
+        ("reproduce table1 --data coco --out out", SCHEDULE),
+        ("caption train", CaptionConfig()),
+        ("caption train data.jsonl --out out", CaptionConfig()),
+    ],
+)
+def test_other_commands_begin_with_the_settings_of_their_signature(tmp_path, capsys, command, expected):
+    code, out, err = run(capsys, *command.split(), "--show")
+    assert (code, json.loads(out)) == (0, dataclasses.asdict(expected)), err
+    (tmp_path / "some.json").write_text('{"batch_size": 3}')
+    code, out, err = run(capsys, *command.split(), "--show", "--config", tmp_path / "some.json")
+    assert (code, json.loads(out)) == (0, dataclasses.asdict(expected) | {"batch_size": 3}), err
 
 
 def test_the_command_line_wins_over_the_file_and_the_file_over_the_recipe(tmp_path, capsys):

@@ -15,7 +15,7 @@ import tyro
 from truetag.errors import InputError
 from truetag.io.signals import end_on_sigterm
 from truetag.io.terminal import printable, tell
-from truetag.options import SETTINGS_FILE, SHOW, as_command, as_show, settings_kind, take_option
+from truetag.options import SETTINGS_FILE, SHOW, as_command, as_show, default_settings, settings_kind, take_option
 from truetag.runs.settings_file import read_settings
 
 
@@ -293,7 +293,7 @@ def run_command(arguments: Sequence[str]) -> int:
         if name == "train":
             prog, settings, rest = _choose_recipe(rest, of_file, path)
         else:
-            settings = asdict(kind()) | of_file
+            settings = default_settings(function) | of_file
     everyday = () if _HELP_ALL in rest else command.everyday
     rest = ["--help"] if _HELP_ALL in rest else rest
     is_help = any(argument in _HELP for argument in rest)

@@ -10,7 +10,7 @@ import tyro
 from tyro.extras import SubcommandApp
 
 from truetag.cli import COMMANDS, load_function
-from truetag.options import as_command, settings_kind
+from truetag.options import as_command, default_settings
 
 
 def completion(shell: Literal["bash", "zsh"]) -> str:
@@ -32,8 +32,7 @@ def completion(shell: Literal["bash", "zsh"]) -> str:
             recipes = importlib.import_module("truetag.training.recipes").RECIPES
             settings = {f"train {recipe}": asdict(config) for recipe, config in recipes.items()}
         else:
-            kind = settings_kind(function)
-            settings = {name: None if kind is None else asdict(kind())}
+            settings = {name: default_settings(function) or None}
         for words, defaults in settings.items():
             first, _, second = words.partition(" ")
             if second and first not in groups:

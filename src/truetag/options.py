@@ -30,6 +30,15 @@ def settings_kind(function: Callable[..., Any]) -> type | None:
     return typing.get_type_hints(function).get("config")
 
 
+def default_settings(function: Callable[..., Any]) -> dict[str, Any]:
+    """The settings of a command where none are given: those in its signature, or the defaults of their class."""
+    kind = settings_kind(function)
+    if kind is None:
+        return {}
+    default = inspect.signature(function).parameters["config"].default
+    return dataclasses.asdict(kind() if default is inspect.Parameter.empty else default)
+
+
 def as_command(
     function: Callable[..., Any],
     positional: Collection[str] = (),
@@ -75,18 +84,27 @@ def as_command(
 def as_show(command: Callable[..., Any], kind: type) -> Callable[..., str]:
     """What prints the settings of a command instead of running it: nothing else of it is required."""
     parameters = [
-        parameter.replace(default=None, annotation=parameter.annotation | None)
+        parameter.replace(default=None, annotation=_or_none(parameter.annotation))
         if parameter.default is inspect.Parameter.empty
         else parameter
         for parameter in inspect.signature(command).parameters.values()
     ]
 
+    @functools.wraps(command)
     def show(**given: Any) -> str:
         return json.dumps(dataclasses.asdict(_gathered(kind, given)["config"]), indent=2)
 
     show.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     show.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    del show.__wrapped__
     return show
+
+
+def _or_none(hint: Any) -> Any:
+    """The hint of what may be left out; what is annotated (that it has no flag) stays outermost, where tyro looks."""
+    if typing.get_origin(hint) is Annotated:
+        return Annotated[(hint.__origin__ | None, *hint.__metadata__)]
+    return hint | None
 
 
 def take_option(arguments: list[str], name: str) -> tuple[str | None, list[str]]:

@@ -144,7 +144,7 @@ def test_a_page_runs(page, first_page, tmp_path, monkeypatch):
         assert names["rho"].shape == (8, 5)
         assert names["true_logits"].grad is not None
     if page == "docs/sklearn.md":
-        assert names["posterior"].shape == names["probabilities"].shape == (600, 5)
+        assert names["posterior"].shape == names["out_of_fold"].shape == names["probabilities"].shape == (600, 5)
         assert (names["same"] == names["best"].predict_proba(names["X"])).all()
 
 

@@ -1,8 +1,5 @@
 """A posterior is of a model that saw neither the example nor its near-duplicates, and each example gets one."""
 
-import re
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -333,12 +330,3 @@ def test_a_search_and_a_validation_take_the_scorer(data):
     expected = np.mean([f1_score(y[test[known], label], predicted[known, label]) for label in range(K)])
     assert scores[0] == pytest.approx(expected)
     assert search.best_score_ == pytest.approx(scores.mean())
-
-
-@pytest.mark.usefixtures("few_steps")
-def test_the_page_about_scikit_learn_runs():
-    page = (Path(__file__).resolve().parents[1] / "docs" / "sklearn.md").read_text()
-    names: dict = {}
-    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    exec(code, names)
-    assert names["posterior"].shape == names["out_of_fold"].shape == (200, 3)

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import inspect
 import os
 import sys
 import warnings
@@ -293,7 +294,8 @@ def run_command(arguments: Sequence[str]) -> int:
         if name == "train":
             prog, settings, rest = _choose_recipe(rest, of_file, path)
         else:
-            settings = asdict(kind()) | of_file
+            default = inspect.signature(function).parameters["config"].default  # of `reproduce` the paper's schedule
+            settings = asdict(default if isinstance(default, kind) else kind()) | of_file
     everyday = () if _HELP_ALL in rest else command.everyday
     rest = ["--help"] if _HELP_ALL in rest else rest
     is_help = any(argument in _HELP for argument in rest)

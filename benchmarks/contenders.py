@@ -94,7 +94,7 @@ def by_estimator(noise_model: str) -> Fit:
 
 
 def fit_upper_bound(features: Tensor, column: Column, value: float, seed: int) -> Fitted:
-    """The baseline without the words of captions that are swapped."""
+    """The baseline without the words of captions that are swapped; of real noise, on the truth."""
     labels = column.observed if column.bound is None else column.bound
     return fit_head(features, labels, PLAIN, seed=seed), {}
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 import tyro
-from columns import COLUMNS, Column, Dataset, corrupt, load
+from columns import COLUMNS, REAL, Column, Dataset, corrupt, load
 from contenders import METHODS, PEERS
 from methods_report import COMPARED, resampled_weights, write_report
 from product import RECIPES, swapped_manifest, train_recipe
@@ -46,10 +46,11 @@ DEFAULT_METHODS = tuple(name for name in ALL_METHODS if not name.startswith("fi,
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Where the photos are, where to work, and what to run."""
+    """Where the photos are, where to work, and what to run; without a shop's folder its data set is left out."""
 
     flickr8k: Path
     work: Path
+    shop: Path | None = None
     out: Path = REPORT
     data: tuple[str, ...] = tuple(COLUMNS)
     columns: tuple[str, ...] = ()
@@ -84,7 +85,7 @@ class Job:
         is_swap = num_swapped_in(self.column) is not None and self.data == "flickr8k"
         if self.method.startswith("mil"):
             return is_swap
-        return is_swap or self.method != "upper bound"
+        return is_swap or self.method != "upper bound" or self.column in REAL
 
 
 def num_swapped_in(column: str) -> int | None:
@@ -99,6 +100,7 @@ def jobs(benchmark: Benchmark) -> list[Job]:
         Job(data, method, column, seed)
         for seed in benchmark.seeds
         for data in benchmark.data
+        if data != "shop" or benchmark.shop is not None
         for method in benchmark.methods
         for column in COLUMNS[data]
         if not benchmark.columns or column in benchmark.columns
@@ -124,7 +126,8 @@ def main(benchmark: Benchmark) -> None:
 def submit(benchmark: Benchmark, todo: list[Job], pool: ProcessPoolExecutor) -> Iterator[Future[str]]:
     """Hand out the jobs, the product first; data are prepared while others are at work."""
     work = benchmark.work / "flickr8k"
-    load("flickr8k", benchmark.flickr8k, benchmark.work)
+    for name in ("flickr8k", *({job.data for job in todo} & {"shop"})):
+        load(name, source_of(benchmark, name), benchmark.work)
     swaps = {(num_swapped_in(job.column) or 0, job.seed) for job in todo} | {(2, seed) for _, seed in TUNED_ON}
     list(pool.map(swapped_manifest, [work] * len(swaps), *zip(*swaps, strict=True)))
     started = [pool.submit(run, benchmark, job, 0.0) for job in todo if job.is_recipe]
@@ -132,7 +135,7 @@ def submit(benchmark: Benchmark, todo: list[Job], pool: ProcessPoolExecutor) -> 
     values = [(name, index) for name in peers for index in range(len(METHODS[name].values))]
     tuning = {value: pool.submit(held_out_ap, benchmark, value) for value in values}
     if "scenes" in benchmark.data:
-        load("scenes", benchmark.flickr8k, benchmark.work)
+        load("scenes", source_of(benchmark, "scenes"), benchmark.work)
     on_features = [job for job in todo if not job.is_recipe]
     started += [pool.submit(run, benchmark, job, 0.0) for job in on_features if job.method not in peers]
     tuned = {name: best_value(name, {key: future.result() for key, future in tuning.items()}) for name in peers}
@@ -153,10 +156,15 @@ def commit() -> str:
     return given or subprocess.run(command, capture_output=True, text=True, cwd=REPORT.parent).stdout.strip()
 
 
+def source_of(benchmark: Benchmark, name: str) -> Path:
+    """The folder that a data set comes from; drawn scenes need none."""
+    return benchmark.shop if name == "shop" and benchmark.shop is not None else benchmark.flickr8k
+
+
 @cache
-def dataset(name: str, flickr8k: Path, work: Path) -> Dataset:
+def dataset(name: str, source: Path, work: Path) -> Dataset:
     """The data set, with its features on a GPU if there is one."""
-    data = load(name, flickr8k, work)
+    data = load(name, source, work)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return replace(data, train=data.train.to(device), test=data.test.to(device))
 
@@ -168,7 +176,7 @@ def held_out_ap(benchmark: Benchmark, value: tuple[str, int]) -> float:
     if path.exists():
         return json.loads(path.read_text())
     torch.set_num_threads(1)
-    data = dataset("flickr8k", benchmark.flickr8k, benchmark.work)
+    data = dataset("flickr8k", source_of(benchmark, "flickr8k"), benchmark.work)
     aps = []
     for column, seed in TUNED_ON:
         observed = corrupt(data, column, seed).observed
@@ -191,7 +199,7 @@ def run(benchmark: Benchmark, job: Job, value: float) -> str:
     torch.set_num_threads(1)
     row: dict[str, Any] = {"data": job.data, "method": job.method, "column": job.column, "seed": job.seed}
     row |= {"value": value, "commit": commit(), "by": "truetag train" if job.is_recipe else "features"}
-    data = dataset(job.data, benchmark.flickr8k, benchmark.work)
+    data = dataset(job.data, source_of(benchmark, job.data), benchmark.work)
     if job.is_recipe:
         logits, metrics = train_recipe(data.work, job.method, num_swapped_in(job.column) or 0, job.seed)
         row["count_mean_ap"] = metrics["count_mean_ap"]

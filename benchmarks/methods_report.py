@@ -39,6 +39,9 @@ EXPLANATIONS = {
     "flip": "share of absent tags that are added and of present tags that are removed",
     "one label": "all present tags but one are removed",
     "missing by photo": "three in ten are removed, by odds of the photo",
+    "one person": "the words of one of five captions, drawn for each photo",
+    "two people": "the words of two of five",
+    "names": "the tags that are words of the sellers' names",
 }
 """What the columns that begin with a word are."""
 COMPARED = tuple(dict.fromkeys(name for pair in DIFFERENCES for name in pair))

@@ -26,6 +26,15 @@ def test_the_recipes_of_truetag_train_come_first_and_peers_are_on_features():
     assert ("upper bound", "flip 0.1, 0.1") not in by_name  # nobody swapped a caption
 
 
+def test_the_shop_is_left_out_unless_its_folder_is_given():
+    assert not any(job.data == "shop" for job in methods.jobs(benchmark()))
+    found = [job for job in methods.jobs(benchmark(shop=Path("shop"))) if job.data == "shop"]
+    assert {job.column for job in found} == {"names"}
+    assert "upper bound" in {job.method for job in found}
+    assert methods.source_of(benchmark(shop=Path("shop")), "shop") == Path("shop")
+    assert methods.source_of(benchmark(shop=Path("shop")), "scenes") == Path("flickr8k")
+
+
 def test_seeds_are_the_outer_loop():
     seeds = [job.seed for job in methods.jobs(benchmark(seeds=(0, 1)))]
     assert seeds == sorted(seeds)

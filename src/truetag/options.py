@@ -75,10 +75,7 @@ def as_command(
     def command(**given: Any) -> Any:
         return function(**_gathered(kind, given))
 
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    del command.__wrapped__
-    return command
+    return _with_parameters(command, parameters)
 
 
 def as_show(command: Callable[..., Any], kind: type) -> Callable[..., str]:
@@ -94,10 +91,15 @@ def as_show(command: Callable[..., Any], kind: type) -> Callable[..., str]:
     def show(**given: Any) -> str:
         return json.dumps(dataclasses.asdict(_gathered(kind, given)["config"]), indent=2)
 
-    show.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    show.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    del show.__wrapped__
-    return show
+    return _with_parameters(show, parameters)
+
+
+def _with_parameters(function: Callable[..., Any], parameters: list[inspect.Parameter]) -> Callable[..., Any]:
+    """The function, which wraps another, with a signature of its own."""
+    function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    function.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    del function.__wrapped__  # type: ignore[attr-defined]
+    return function
 
 
 def _or_none(hint: Any) -> Any:

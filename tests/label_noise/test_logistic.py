@@ -32,7 +32,7 @@ def solve(features, labels, strength, weights=None, groups=None, missing=0.0, in
     basis = Eigenbasis(features, False, weights, groups)
     rates = (torch.full((labels.shape[1],), rate) for rate in (missing, incorrect))
     solver = logistic._Solver(basis, labels, *rates)
-    return solver.solve(strength, solver.start()), basis
+    return solver.solve(strength), basis
 
 
 def by_scikit_learn(features, labels, weights, strength, kept):

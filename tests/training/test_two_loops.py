@@ -61,7 +61,7 @@ def test_the_two_loops_have_the_same_names_and_defaults():
     for field in dataclasses.fields(HeadSettings):
         if field.name == "train_on_posterior":  # which `train` decides before its stages
             continue
-        if field.name in ("solver", "second_solver"):  # `train` solves nothing in closed form
+        if field.name == "solver":  # `train` solves nothing in closed form
             continue
         expected = "auto" if field.name == "q" else getattr(settings, field.name)
         assert getattr(config, field.name) == expected, field.name

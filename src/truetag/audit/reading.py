@@ -34,6 +34,7 @@ from truetag.models.classifier import Classifier
 from truetag.models.features import features_of
 from truetag.prediction.inputs import MANIFEST_SUFFIXES
 from truetag.runs.folder import Run, open_run, read_json_object
+from truetag.runs.settings_file import CHOICES
 from truetag.training.targets import CHOSEN_FIELDS
 
 ARRAY_SUFFIXES = (".npy", ".npz")
@@ -212,7 +213,7 @@ def _head_settings(run: Run) -> HeadSettings:
     """The head of the run, trained in memory; of a run on the posterior the head that the posterior came from."""
     config = run.config
     q = 0.0 if config.q == "auto" else config.q
-    chosen = run.folder / "chosen.json"
+    chosen = run.folder / CHOICES
     if chosen.is_file() and read_json_object(chosen).get("train_on_posterior"):
         return replace(JOINT, q=q)
     values: dict[str, Any] = {name: getattr(config, name) for name in CHOSEN_FIELDS} | {"q": q}

@@ -8,7 +8,6 @@ Without ids, rows are taken by their order, and only if there are as many as the
 """
 
 import functools
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from jaxtyping import Int64, Shaped
 
 from truetag.errors import InputError
 from truetag.io.terminal import tell
-from truetag.io.text import counted, one_line, require_file, shown
+from truetag.io.text import counted, one_line, read_json, require_file, shown
 
 NO_FEATURES = "no features of this id"
 EMBEDDING_SUFFIXES = (".npy", ".npz", ".parquet")
@@ -148,10 +147,7 @@ def _read_ids(path: Path) -> list[str] | None:
     beside = ids_path(path)
     if not beside.is_file():
         return None
-    try:
-        ids = json.loads(beside.read_bytes())
-    except ValueError as error:
-        raise InputError(f"{beside}: not a JSON file ({one_line(error)})") from None
+    ids = read_json(beside)
     if not isinstance(ids, list) or not all(isinstance(name, str) for name in ids):
         raise InputError(f"{beside}: expected a list of texts, the ids of {path.name}, got {shown(ids)}")
     return ids

@@ -4,19 +4,49 @@ There a quadratic penalty has a diagonal inverse, so one decomposition serves al
 """
 
 from collections.abc import Callable, Hashable, Sequence
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
 from truetag.data.stratify import unit_numbers
 from truetag.label_noise.linear_head import Head
+from truetag.latent import known
 
 SMALLEST = 1e-6
-STRENGTHS = tuple(10 ** (exponent / 2) for exponent in range(-6, 7))
-"""Penalties per example, of features with unit deviation."""
+_STEP = 0.5
+"""Between the exponents of strengths, which are penalties per example, of features with unit deviation."""
 _ROUNDING = 1e-7
 _NUMBERS_AT_A_TIME = 4_000_000
+
+
+class SolvedHead(NamedTuple):
+    """A head, its logits of examples that were left out, and how it was chosen."""
+
+    head: Head
+    logits: Float[Tensor, "N K"]
+    """Of each example, from all examples but its group."""
+    strength: float
+    score: float
+
+
+class Solution(NamedTuple):
+    """A head in an eigenbasis, and what it predicts of each example without the example's group."""
+
+    coefficients: Float[Tensor, "R K"]
+    intercept: Float[Tensor, "K"]
+    left_out: Float[Tensor, "N K"]
+
+
+class WeighedLabels(NamedTuple):
+    """Labels, 0 where they are unknown, and how much each counts."""
+
+    values: Float[Tensor, "N K"]
+    is_known: Bool[Tensor, "N K"]
+    counted: Float[Tensor, "N K"]
+    """The weight of the example; 0 where the label is unknown."""
+    num_counted: Float[Tensor, "K"]
 
 
 class Eigenbasis:
@@ -68,6 +98,13 @@ class Eigenbasis:
         self.groups = [
             torch.from_numpy((units == unit).nonzero()[0]) for unit in (sizes > 1).nonzero().flatten().tolist()
         ]
+
+    def weigh(self, labels: Shaped[Tensor, "N K"]) -> WeighedLabels:
+        """Labels (1, 0, anything between, NaN or -1 for unknown) with the weights of their examples."""
+        is_known = known(labels).to(self.rotated.device)
+        counted = is_known * self.weights.unsqueeze(1)
+        values = torch.where(is_known, labels.to(self.rotated), 0)
+        return WeighedLabels(values, is_known, counted, counted.sum(0).clamp(min=SMALLEST))
 
     @torch.no_grad()
     def head(self, coefficients: Float[Tensor, "R K"], intercept: Float[Tensor, "K"]) -> Head:
@@ -132,6 +169,53 @@ class Eigenbasis:
 
 def _of_labels(values: Float[Tensor, "*S #K"], labels: Int64[Tensor, "L"]) -> Float[Tensor, "*S #L"]:
     return values if values.shape[-1] == 1 else values[..., labels]
+
+
+class BestStrength(NamedTuple):
+    """The strength of a penalty, its score, and the solution."""
+
+    strength: float
+    score: float
+    solution: Solution
+
+
+def find_strength(
+    solve: Callable[[float, Solution | None], Solution],
+    score: Callable[[Float[Tensor, "N K"]], float],
+    start: float,
+    ends: tuple[float, float],
+    halve: bool = False,
+) -> BestStrength:
+    """The strength whose left-out predictions are best, if their score has one peak.
+
+    From the start on, strengths are tried in steps as long as they get better, upwards and else downwards.
+
+    Args:
+        solve: gives the solution of a strength, from that of the best one so far.
+        score: of left-out predictions, the higher the better.
+        start: exponent of the strength that is tried first.
+        ends: the least and the greatest exponent.
+        halve: try half a step at the end, towards the better one of the neighbours.
+    """
+    best, solution = start, solve(10**start, None)
+    scores = {start: score(solution.left_out)}  # by exponent
+
+    def improves(exponent: float) -> bool:
+        nonlocal best, solution
+        tried = solve(10**exponent, solution)
+        scores[exponent] = score(tried.left_out)
+        if scores[exponent] <= scores[best]:
+            return False
+        best, solution = exponent, tried
+        return True
+
+    for step in (_STEP, -_STEP):
+        while ends[0] <= best + step <= ends[1] and best + step not in scores and improves(best + step):
+            pass
+    beside = [exponent for exponent in (best - _STEP, best + _STEP) if exponent in scores]
+    if halve and beside:
+        improves((best + max(beside, key=lambda exponent: scores[exponent])) / 2)
+    return BestStrength(10**best, scores[best], solution)
 
 
 def conjugate_gradients(

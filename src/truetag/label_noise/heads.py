@@ -62,6 +62,7 @@ def fit_head(
     weights: Float[Tensor, "N"] | None = None,
     objective: Objective | None = None,
     seed: int = 0,
+    solved: SolvedHeads | None = None,
 ) -> FittedHead:
     """Train a head: stage 1 alone, stage 2 with the noise model of the settings, if they name one.
 
@@ -73,9 +74,11 @@ def fit_head(
         objective: a loss per label, from observed logits, labels and the share of training that is done, instead of the
             q-likelihood; it is 0 at unknown labels.
         seed: decides the order of examples and dropout.
+        solved: heads of these examples, where some were solved for before.
     """
     if settings.solver != "adamw":
-        return FittedHead(SolvedHeads(features, labels, settings.layer_norm, weights).fit(settings).head, None)
+        solved = solved or SolvedHeads(features, labels, settings.layer_norm, weights)
+        return FittedHead(solved.fit(settings).head, None)
     num_features, num_labels = features.shape[1], labels.shape[1]
     sizes = optimisation.step_sizes(num_features, settings.learning_rate, settings.weight_decay, settings.dropout)
     normalised = uses_layer_norm(num_features, settings.layer_norm)
@@ -138,6 +141,7 @@ def out_of_sample_logits(
     num_folds: int = NUM_FOLDS,
     seed: int = 0,
     on_fold: Callable[[int], None] | None = None,
+    solved: SolvedHeads | None = None,
 ) -> Float[Tensor, "N K"]:
     """True logits of each example from a head that was trained on the other folds.
 
@@ -150,9 +154,11 @@ def out_of_sample_logits(
         num_folds: how many heads are trained.
         seed: decides the folds and the training.
         on_fold: called with 1 after each fold.
+        solved: heads of these examples, where some were solved for before.
     """
     if settings.solver != "adamw":  # every example is a fold
-        return SolvedHeads(features, labels, settings.layer_norm, weights, groups).left_out(settings)
+        solved = solved or SolvedHeads(features, labels, settings.layer_norm, weights, groups)
+        return solved.left_out(settings)
     folds = torch.from_numpy(grouped_folds(len(features), num_folds, torch.Generator().manual_seed(seed), groups))
     logits = features.new_zeros(labels.shape)
     for fold in folds.unique():

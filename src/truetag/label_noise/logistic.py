@@ -17,13 +17,18 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from truetag.label_noise.eigenbasis import SMALLEST, Eigenbasis, conjugate_gradients
+from truetag.label_noise.eigenbasis import (
+    SMALLEST,
+    Eigenbasis,
+    Solution,
+    SolvedHead,
+    conjugate_gradients,
+    find_strength,
+)
 from truetag.label_noise.linear_head import label_frequencies
-from truetag.label_noise.ridge import SolvedHead
-from truetag.latent import known
 
-_START, _STEP, _LEAST, _MOST = -0.5, 0.5, -4.0, 3.0
-"""Exponents of strengths: the first that is tried, how far apart they are, and the ends."""
+_START, _ENDS = -0.5, (-4.0, 3.0)
+"""Exponents of strengths: the first that is tried, and the ends."""
 _NUM_ROUNDS, _NUM_ITERATIONS, _NUM_SHORTER = 8, 8, 5
 _TOLERANCE, _GAIN = 0.1, 1e-4
 _LEAST_CURVATURE = 1e-4
@@ -52,33 +57,9 @@ def fit_logistic(
     nothing = basis.values.new_zeros(labels.shape[1])
     missing, incorrect = (nothing if rate is None else rate.to(nothing) for rate in (missing, incorrect))
     solver = _Solver(basis, labels, missing, incorrect)
-    tried: dict[float, tuple[float, _Solution]] = {}  # by exponent of the strength
-
-    def try_strength(exponent: float, start: _Solution) -> float:
-        solution = solver.solve(10**exponent, start)
-        tried[exponent] = score(solution.left_out), solution
-        return tried[exponent][0]
-
-    best = _START
-    reached = try_strength(best, solver.start())
-    for step in (_STEP, -_STEP):
-        while _LEAST <= best + step <= _MOST and best + step not in tried:
-            if try_strength(best + step, tried[best][1]) <= reached:
-                break
-            best, reached = best + step, tried[best + step][0]
-    beside = [exponent for exponent in (best - _STEP, best + _STEP) if exponent in tried]
-    if beside:  # the peak lies between the best and the better one of its neighbours
-        try_strength((best + max(beside, key=lambda exponent: tried[exponent][0])) / 2, tried[best][1])
-    best = max(tried, key=lambda exponent: tried[exponent][0])
-    best_score, solution = tried[best]
+    strength, reached, solution = find_strength(solver.solve, score, _START, _ENDS, halve=True)
     head = basis.head(solution.coefficients, solution.intercept)
-    return SolvedHead(head, solution.left_out, 10**best, best_score)
-
-
-class _Solution(NamedTuple):
-    coefficients: Float[Tensor, "R K"]
-    intercept: Float[Tensor, "K"]
-    left_out: Float[Tensor, "N K"]
+    return SolvedHead(head, solution.left_out, strength, reached)
 
 
 class _Point(NamedTuple):
@@ -103,25 +84,19 @@ class _Solver:
         incorrect: Float[Tensor, "K"],
     ) -> None:
         self.basis, self.missing, self.incorrect = basis, missing, incorrect
-        is_known = known(labels).to(basis.rotated.device)
-        self.labels = torch.where(is_known, labels.to(basis.rotated), 0)
-        self.counted = is_known * basis.weights.unsqueeze(1)  # N K
-        self.num_counted = self.counted.sum(0).clamp(min=SMALLEST)  # K
+        self.labels, is_known, self.counted, self.num_counted = basis.weigh(labels)
         observed = label_frequencies(torch.where(is_known, self.labels, -1), basis.weights)
         slope = (1 - missing - incorrect).clamp(min=SMALLEST)
         self.prior = ((observed - incorrect) / slope).clamp(_SMALLEST_FREQUENCY, 1 - _SMALLEST_FREQUENCY).logit()
 
-    def start(self) -> _Solution:
-        """No coefficients yet."""
-        return _Solution(self.basis.values.new_zeros(len(self.basis.values), len(self.prior)), self.prior, self.labels)
-
-    def solve(self, strength: float, start: _Solution) -> _Solution:
-        """The solution of one strength, and the logits of each example without its group."""
+    def solve(self, strength: float, start: Solution | None = None) -> Solution:
+        """The solution of one strength, from that of another, and the logits of each example without its group."""
         penalty = strength * self.num_counted  # K
         # directions that the penalty leaves nothing of are left out
         kept = self.basis.values > _LEAST_SHARE * penalty.min()
         rotated, values = self.basis.rotated[:, kept], self.basis.values[kept].unsqueeze(1)  # N R, R 1
-        point = self._at(rotated, start.coefficients[kept], start.intercept, penalty)
+        full = rotated.new_zeros(len(kept), len(penalty)) if start is None else start.coefficients
+        point = self._at(rotated, full[kept], self.prior if start is None else start.intercept, penalty)
         for _ in range(_NUM_ROUNDS):
             direction, shift = self._newton(rotated, values, point, penalty)
             step = torch.ones_like(shift)
@@ -139,11 +114,11 @@ class _Solver:
             if not gained:
                 break
         bent = point.curvatures.sum(0).clamp(min=SMALLEST)
-        full = start.coefficients.new_zeros(len(kept), len(bent))
+        full = rotated.new_zeros(len(kept), len(bent))
         full[kept] = point.coefficients
         inverse = 1 / (self.basis.values.unsqueeze(1) * bent / self.num_counted + penalty)
         left_out = self.basis.leave_out(point.logits, point.slopes, point.curvatures, inverse, 1 / bent)
-        return _Solution(full, point.intercept, left_out)
+        return Solution(full, point.intercept, left_out)
 
     def _newton(
         self, rotated: Float[Tensor, "N R"], values: Float[Tensor, "R 1"], point: _Point, penalty: Float[Tensor, "K"]

@@ -132,6 +132,11 @@ def calibrate(
     ).to(logits)
 
 
+def in_examples(weights: Float[Tensor, "N"] | None) -> Float[Tensor, "N"] | None:
+    """Weights in units of examples: 1 in the mean."""
+    return None if weights is None else weights / weights.mean()
+
+
 def split_ends(calibration: Calibration) -> Calibration:
     """Rates and probabilities that suit the posterior: not all that a curve lacks at its ends is wrong tags.
 

@@ -19,7 +19,7 @@ from truetag.evaluation.decisions import expected_f1_thresholds
 from truetag.label_noise.heads import FittedHead, fit_head, out_of_sample_logits
 from truetag.label_noise.linear_head import Head
 from truetag.label_noise.posterior import label_posterior, observe_labels
-from truetag.label_noise.rates import Calibration, calibrate
+from truetag.label_noise.rates import Calibration, calibrate, in_examples
 from truetag.label_noise.settings import HeadSettings
 from truetag.label_noise.solved_heads import SolvedHeads
 from truetag.latent import known, posterior_logits
@@ -80,12 +80,10 @@ def calibrated_logits(
         on_fold: called with 1 after each of the `NUM_FOLDS` folds.
         solved: heads of these examples, where some were solved for before.
     """
-    weights = _in_examples(weights)
-    if solved is not None and settings.solver != "adamw":
-        logits = solved.left_out(settings)
-    else:
-        logits = out_of_sample_logits(features, labels, settings, weights, groups, seed=seed, on_fold=on_fold)
-    logits = logits.to(labels.device)
+    weights = in_examples(weights)
+    logits = out_of_sample_logits(
+        features, labels, settings, weights, groups, seed=seed, on_fold=on_fold, solved=solved
+    ).to(labels.device)
     return CalibratedLogits(logits, calibrate(logits, labels, weights))
 
 
@@ -118,7 +116,6 @@ def fit_calibrated(
     weights: Float[Tensor, "N"] | None = None,
     groups: Sequence[Hashable] | None = None,
     seed: int = 0,
-    expected: Expectation | None = None,
     solved: SolvedHeads | None = None,
 ) -> FittedHead:
     """A head with calibrated probabilities, estimated rates and thresholds; with `train_on_posterior` trained on rho.
@@ -130,14 +127,11 @@ def fit_calibrated(
         weights: one per example, in any unit.
         groups: near-duplicates, none of which is trained on where another is scored.
         seed: decides the folds and the training.
-        expected: the E-step of these settings, where it has been taken.
         solved: heads of these examples, where some were solved for before.
     """
     if solved is None:
         solved = SolvedHeads(features, labels, settings.layer_norm, weights, groups)
-    if expected is None:
-        expected = expect(features, labels, settings, weights, groups, seed, solved)
-    calibrated, posterior = expected
+    calibrated, posterior = expect(features, labels, settings, weights, groups, seed, solved)
     last = second_head_settings(settings) if settings.train_on_posterior else settings
     if last.solver == "adamw":
         labels = posterior if settings.train_on_posterior else labels
@@ -145,7 +139,7 @@ def fit_calibrated(
         match_logits(head, head(features), moments_of(calibrated.logits))
         logits = calibrated.logits
     elif settings.train_on_posterior:  # left-out logits are log odds of the posterior
-        head, logits, *_ = solved.fit_to(posterior, last)
+        head, logits, *_ = solved.fit_to(posterior)
     else:
         head, scores, *_ = solved.fit(last)
         match_logits(head, scores, moments_of(calibrated.logits))
@@ -215,8 +209,7 @@ def match_logits(head: Head, logits: Float[Tensor, "N K"], target: LogitMoments)
 
 def second_head_settings(settings: HeadSettings) -> HeadSettings:
     """The settings of the head that learns from the posterior: no noise model, and q not above `HIGHEST_Q`."""
-    q = min(settings.q, HIGHEST_Q)
-    return replace(settings, noise_model="none", q=q, train_on_posterior=False, solver=settings.second_solver)
+    return replace(settings, noise_model="none", q=min(settings.q, HIGHEST_Q), train_on_posterior=False)
 
 
 def posterior_of(
@@ -235,7 +228,7 @@ def posterior_of(
         groups: near-duplicates.
         seed: decides the training of the relations.
     """
-    observation = observe_labels(labels, _in_examples(weights))
+    observation = observe_labels(labels, in_examples(weights))
     posterior = label_posterior(calibrated.scores, observation, groups, seed, calibrated.calibration).probabilities
     return torch.where(known(labels), posterior, -1)
 
@@ -244,7 +237,3 @@ def estimated_noise(calibration: Calibration) -> FeatureIndependentNoise:
     """The estimated rates as a noise model, which is not trained."""
     model = FeatureIndependentNoise(len(calibration.missing), calibration.missing, calibration.incorrect)
     return model.requires_grad_(False)
-
-
-def _in_examples(weights: Float[Tensor, "N"] | None) -> Float[Tensor, "N"] | None:
-    return None if weights is None else weights / weights.mean()

@@ -13,30 +13,25 @@ preconditions conjugate gradients and gives the leverages.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from truetag.label_noise.eigenbasis import SMALLEST, STRENGTHS, Eigenbasis, conjugate_gradients
-from truetag.label_noise.linear_head import Head
-from truetag.latent import known
+from truetag.label_noise.eigenbasis import (
+    SMALLEST,
+    Eigenbasis,
+    Solution,
+    SolvedHead,
+    conjugate_gradients,
+    find_strength,
+)
 
-_START = STRENGTHS.index(1.0)
+_START, _ENDS = 0.0, (-3.0, 3.0)
+"""Exponents of strengths: the first that is tried, and the ends."""
 _NUM_ITERATIONS, _TOLERANCE = 30, 1e-3
 _NUM_STEPS, _SCALE_PENALTY = 20, 1e-2
-
-
-class SolvedHead(NamedTuple):
-    """A head, its logits of examples that were left out, and how it was chosen."""
-
-    head: Head
-    logits: Float[Tensor, "N K"]
-    """Of each example, from all examples but its group."""
-    strength: float
-    score: float
 
 
 def fit_ridge(
@@ -52,25 +47,10 @@ def fit_ridge(
         score: of left-out scores, the higher the better, such as their mean AP.
     """
     solver = _Solver(basis, labels)
-    best = _START
-    solution = solver.solve(STRENGTHS[best])
-    best_score = score(solution.left_out)
-    for step in (1, -1):
-        index = best + step
-        while 0 <= index < len(STRENGTHS):
-            tried = solver.solve(STRENGTHS[index])
-            if (reached := score(tried.left_out)) <= best_score:
-                break
-            best, best_score, solution, index = index, reached, tried, index + step
+    strength, reached, solution = find_strength(lambda strength, _: solver.solve(strength), score, _START, _ENDS)
     scale, shift = _to_log_odds(solution.left_out, solver.labels, basis.weights, solver.is_known)
     head = basis.head(solution.coefficients * scale, solution.intercept * scale + shift)
-    return SolvedHead(head, solution.left_out * scale + shift, STRENGTHS[best], best_score)
-
-
-class _Solution(NamedTuple):
-    coefficients: Float[Tensor, "R K"]
-    intercept: Float[Tensor, "K"]
-    left_out: Float[Tensor, "N K"]
+    return SolvedHead(head, solution.left_out * scale + shift, strength, reached)
 
 
 class _Solver:
@@ -78,15 +58,12 @@ class _Solver:
 
     def __init__(self, basis: Eigenbasis, labels: Shaped[Tensor, "N K"]) -> None:
         self.basis = basis
-        self.is_known = known(labels).to(basis.rotated.device)
-        self.labels = torch.where(self.is_known, labels.to(basis.rotated), 0)
-        self.counted = self.is_known * basis.weights.unsqueeze(1)  # N K
-        self.num_counted = self.counted.sum(0).clamp(min=SMALLEST)  # K
+        self.labels, self.is_known, self.counted, self.num_counted = basis.weigh(labels)
         self.means = (self.labels * self.counted).sum(0) / self.num_counted
         self.right = basis.rotated.T @ ((self.labels - self.means) * self.counted)  # R K
         self.all_known = bool(self.is_known.all())
 
-    def solve(self, strength: float) -> _Solution:
+    def solve(self, strength: float) -> Solution:
         """The coefficients of one strength, and the scores of each example without its group."""
         counted = self.num_counted[:1] if self.all_known else self.num_counted
         share = counted / self.basis.weights.sum()
@@ -100,7 +77,7 @@ class _Solver:
         curvatures = self.basis.weights.unsqueeze(1) if self.all_known else self.counted
         slopes = (predicted - self.labels) * self.counted
         left_out = self.basis.leave_out(predicted, slopes, curvatures, inverse, 1 / counted)
-        return _Solution(coefficients, intercept, left_out)
+        return Solution(coefficients, intercept, left_out)
 
     def _mean(self, scores: Float[Tensor, "N K"]) -> Float[Tensor, "K"]:
         return (scores * self.counted).sum(0) / self.num_counted

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from truetag.data.stratify import stratified_split
 from truetag.evaluation.ranking import average_precision
-from truetag.label_noise.heads import fit_head
-from truetag.label_noise.linear_head import Head
+from truetag.label_noise.heads import FittedHead, fit_head
 from truetag.label_noise.relabelling import fit_calibrated
 from truetag.label_noise.settings import JOINT, HeadSettings
 from truetag.label_noise.solved_heads import SolvedHeads
@@ -101,21 +100,18 @@ def choose(
     kept_groups = None if groups is None else [groups[row] for row in (~held_out).nonzero().flatten().tolist()]
     kept = features[~held_out], train_on[~held_out]
 
-    def compare(settings: HeadSettings, head: Head) -> None:
+    def compare(settings: HeadSettings, fitted: FittedHead) -> None:
         if on_compared is not None:
             on_compared(settings)
-        aps[settings] = average_precision(head(features[held_out]).cpu(), observed[held_out])[compared]
+        aps[settings] = average_precision(fitted(features[held_out]).cpu(), observed[held_out])[compared]
 
     aps: dict[HeadSettings, Tensor] = {}  # J each
     solved = SolvedHeads(*kept, among[0].layer_norm, kept_weights, kept_groups)
     for settings in among:
-        if settings.solver == "adamw":
-            compare(settings, fit_head(*kept, settings, kept_weights, seed=seed).head)
-        else:
-            compare(settings, solved.fit(settings).head)
+        compare(settings, fit_head(*kept, settings, kept_weights, seed=seed, solved=solved))
     if targets is None and (first := _first_of_posterior(aps)) is not None:
-        settings = replace(first, train_on_posterior=True, second_solver=first.solver)
-        compare(settings, fit_calibrated(*kept, settings, kept_weights, kept_groups, seed, solved=solved).head)
+        settings = replace(first, train_on_posterior=True)
+        compare(settings, fit_calibrated(*kept, settings, kept_weights, kept_groups, seed, solved))
     return _decide(aps, among[0], num_errors)
 
 

@@ -22,8 +22,6 @@ class HeadSettings:
     reads of all that follows `layer_norm` alone: ridge or logistic regression."""
     train_on_posterior: bool = False
     """Train on p(y=1|z,x) instead of z. `relabelling.fit_calibrated` does; `fit_head` ignores it."""
-    second_solver: Literal["adamw", "ridge"] = "adamw"
-    """Of the head that is trained on p(y=1|z,x)."""
     initial_missing_rate: float = optimisation.INITIAL_MISSING_RATE
     """q01 before stage 2."""
     initial_incorrect_rate: float = optimisation.INITIAL_INCORRECT_RATE

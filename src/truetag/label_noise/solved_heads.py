@@ -13,11 +13,11 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from truetag.evaluation.ranking import average_precision, mean_over_labels
-from truetag.label_noise.eigenbasis import Eigenbasis
+from truetag.label_noise.eigenbasis import Eigenbasis, SolvedHead
 from truetag.label_noise.linear_head import uses_layer_norm
 from truetag.label_noise.logistic import fit_logistic
-from truetag.label_noise.rates import Calibration, calibrate
-from truetag.label_noise.ridge import SolvedHead, fit_ridge
+from truetag.label_noise.rates import Calibration, calibrate, in_examples
+from truetag.label_noise.ridge import fit_ridge
 from truetag.label_noise.settings import HeadSettings
 from truetag.latent import known
 
@@ -44,6 +44,7 @@ class SolvedHeads:
     ) -> None:
         self._features, self._labels = features, labels
         self._layer_norm, self._weights, self._groups = layer_norm, weights, groups
+        self._score = _mean_ap_of(labels)
 
     def fit(self, settings: HeadSettings) -> SolvedHead:
         """The head of the observed labels, by the settings' solver."""
@@ -58,28 +59,25 @@ class SolvedHeads:
         if not settings.train_on_posterior:
             return self.fit(settings).logits
         rates = self.calibration.missing, self.calibration.incorrect
-        likeliest = fit_logistic(self._basis, self._labels, _mean_ap_of(self._labels), *rates).logits
-        other = calibrate(likeliest.to(self._labels.device), self._labels, self._in_examples)
-        return (self.calibration.true_logits(self._ridge[1].logits) + other.to(likeliest).true_logits(likeliest)) / 2
+        likeliest = fit_logistic(self._basis, self._labels, self._score, *rates).logits
+        other = self._calibrate(likeliest)
+        return (self.calibration.true_logits(self._ridge[1].logits) + other.true_logits(likeliest)) / 2
 
-    def fit_to(self, labels: Float[Tensor, "N K"], settings: HeadSettings) -> SolvedHead:
-        """The head of other labels, such as a posterior, without a noise model."""
-        fit = fit_ridge if settings.solver == "ridge" else fit_logistic
-        return fit(self._basis, labels, _mean_ap_of(labels))
+    def fit_to(self, labels: Float[Tensor, "N K"]) -> SolvedHead:
+        """Ridge regression of other labels, such as a posterior."""
+        return fit_ridge(self._basis, labels, _mean_ap_of(labels))
 
     @cached_property
     def calibration(self) -> Calibration:
         """Estimated rates, from left-out scores of ridge regression."""
-        logits = self._ridge[1].logits
-        return calibrate(logits.to(self._labels.device), self._labels, self._in_examples).to(logits)
+        return self._calibrate(self._ridge[1].logits)
 
     @cached_property
     def _logistic(self) -> SolvedHead:
-        return fit_logistic(self._basis, self._labels, _mean_ap_of(self._labels))
+        return fit_logistic(self._basis, self._labels, self._score)
 
-    @property
-    def _in_examples(self) -> Float[Tensor, "N"] | None:
-        return None if self._weights is None else self._weights / self._weights.mean()
+    def _calibrate(self, logits: Float[Tensor, "N K"]) -> Calibration:
+        return calibrate(logits.to(self._labels.device), self._labels, in_examples(self._weights)).to(logits)
 
     @property
     def _basis(self) -> Eigenbasis:
@@ -91,7 +89,7 @@ class SolvedHeads:
         with_norm = uses_layer_norm(self._features.shape[1], self._layer_norm)
         both = (True, False) if with_norm and self._layer_norm is None else (with_norm,)
         bases = [Eigenbasis(self._features, layer_norm, self._weights, self._groups) for layer_norm in both]
-        fitted = [(basis, fit_ridge(basis, self._labels, _mean_ap_of(self._labels))) for basis in bases]
+        fitted = [(basis, fit_ridge(basis, self._labels, self._score)) for basis in bases]
         return max(fitted, key=lambda pair: pair[1].score)
 
 

@@ -14,6 +14,7 @@ from truetag.runs.config import MACHINE_SETTINGS
 from truetag.runs.folder import Run, open_run, read_json_object, requested_config
 from truetag.runs.metrics import read_label_counts, read_metrics
 from truetag.runs.paths import distinct_names, runs_in
+from truetag.runs.settings_file import CHOICES
 from truetag.truth import Metrics
 
 
@@ -121,7 +122,7 @@ def read_record(folder: Path) -> Record:
         for name in ("loss", "validation_ap"):
             if type(row.get(name)) not in (int, float):
                 raise InputError(f"{folder / 'history.jsonl'}: {name}: expected a number, got {shown(row.get(name))}")
-    chosen = folder / "chosen.json"
+    chosen = folder / CHOICES
     reason = read_json_object(chosen).get("reason", "") if chosen.is_file() else ""
     return Record(run, history, dict(read_metrics(folder)), read_label_counts(folder), str(reason))
 

@@ -1,7 +1,7 @@
 """From a manifest to bags to learn from: which rows, their labels, their photos or cached features, and warnings."""
 
 from collections import Counter
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -93,9 +93,11 @@ def config_for(config: TrainConfig, features: Path | None) -> TrainConfig:
         if config.backbone == EMBEDDINGS:
             raise InputError(f"backbone: expected --features, or rows with `features`, for {EMBEDDINGS!r}, got photos")
         return config
-    defaults = {field.name: field.default for field in fields(TrainConfig)}
     for name in ("backbone", "weights"):
-        if (got := getattr(config, name)) not in (defaults[name], EMBEDDINGS if name == "backbone" else "none"):
+        if (got := getattr(config, name)) not in (
+            getattr(TrainConfig, name),
+            EMBEDDINGS if name == "backbone" else "none",
+        ):
             raise InputError(
                 f"{name}: expected none beside embeddings ({features}), which need no backbone, got {got!r}"
             )
